@@ -1,0 +1,51 @@
+# One command per intent. `make demo` and `make test` set up everything they need.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+# The one switch between the CPU and the CUDA build of torch: `make setup TORCH=cuda`.
+# Default: cuda where an NVIDIA driver is installed, cpu elsewhere.
+TORCH  ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda,cpu)
+TORCH_INDEX_cpu  := --extra-index-url https://download.pytorch.org/whl/cpu
+TORCH_INDEX_cuda :=
+TORCH_PIN := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements.lock)
+
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: setup demo test check bench proto train lock clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25" "setuptools>=77" wheel
+	@echo "installing $(TORCH_PIN) ($(TORCH) build; choose with TORCH=cpu or TORCH=cuda)"
+	$(BIN)/python -m pip install --quiet --retries 0 $(TORCH_PIN) $(TORCH_INDEX_$(TORCH))
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup
+	$(BIN)/clnet demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python infra/protoc.py --check
+
+bench: setup
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+proto: setup
+	$(BIN)/python infra/protoc.py
+
+lock:
+	$(BIN)/python infra/lock.py
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

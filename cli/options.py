@@ -1,0 +1,47 @@
+"""Options and environment settings that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from spatial_index.store import Store
+
+DEFAULT_STORE = Path("store")
+
+StoreOption = Annotated[
+    Path,
+    typer.Option("--store", help="Folder of the embedded store; ignored when CLNET_QDRANT_URL is set.", show_default=True),
+]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", help="Folder of a CLNet checkpoint; the shipped one when left out.", show_default=False),
+]
+
+
+class Settings(BaseSettings):
+    """Scale-out is settings alone: point these at a Qdrant server and at a Ray cluster."""
+
+    model_config = SettingsConfigDict(env_prefix="CLNET_")
+
+    qdrant_url: str | None = None
+    qdrant_api_key: SecretStr | None = None
+    ray_address: str | None = None
+
+
+def open_store_from_options(store: Path, *, create: bool = False) -> Store:
+    """Open the server store when CLNET_QDRANT_URL is set, else the embedded store in `store`.
+
+    Raises:
+        spatial_index.errors.SpatialIndexError: the store is missing, in use, or unreachable.
+    """
+    from spatial_index.store import open_store
+
+    settings = Settings()
+    api_key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+    return open_store(directory=store, url=settings.qdrant_url, api_key=api_key, create=create)
