@@ -1,0 +1,1 @@
+"""Generated from `proto/` by `python infra/protoc.py`; never edited by hand."""
