@@ -1,0 +1,233 @@
+"""The orthophoto: its sheets as one picture, from which patches are cut block by block.
+
+A block is read once, at twice the resolution of the patches, and every patch in it is a crop of that window averaged
+2×2. Crops start on whole pixels of the fine window, so a patch may sit up to a quarter of its own pixel off centre.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from shapely.geometry import Point
+from shapely.geometry.base import BaseGeometry
+
+from tiling.errors import NoSheets, SheetError
+from tiling.grid import Block, Bounds, Patch, ground_scale
+from tiling.mosaic import Rgba, read_mosaic
+from tiling.sheets import Sheet, find_sheets, fingerprint, open_sheet
+
+OnError = Literal["fail", "skip"]
+
+OVERSAMPLING = 2
+MAX_WINDOW_PX = 4096  # per side: 64 MiB of RGBA; larger blocks are read in quarters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ortho:
+    """One or many sheets seen as one picture. Holds no open files, so it travels to workers as it is.
+
+    Earlier sheets win where sheets overlap. `rejected` are the sheets left out under `on_error="skip"`.
+    """
+
+    sheets: tuple[Sheet, ...]
+    rejected: tuple[SheetError, ...] = ()
+
+    @cached_property
+    def footprint(self) -> BaseGeometry:
+        """The ground under the sheets in WGS84, nodata included."""
+        return shapely.union_all([sheet.footprint for sheet in self.sheets], grid_size=1e-9)
+
+    @property
+    def gsd_m(self) -> float:
+        """Ground sample distance of the coarsest sheet."""
+        return max(sheet.gsd_m for sheet in self.sheets)
+
+    @property
+    def digest(self) -> str:
+        """Identity of the source pixels (SHA-256 over the files; reads them all)."""
+        return fingerprint(self.sheets)
+
+    def without(self, path: Path) -> Ortho:
+        """The same picture with one sheet less."""
+        return Ortho(sheets=tuple(sheet for sheet in self.sheets if sheet.path != path), rejected=self.rejected)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchImage:
+    """A patch with its pixels (S, S, 3), north up. `valid_fraction` is the share that shows imagery, 0 to 1.
+
+    `source` and `captured_at` are those of the first sheet over the centre; empty and None where there is none.
+    """
+
+    patch: Patch
+    pixels: npt.NDArray[np.uint8]
+    valid_fraction: float
+    source: str
+    captured_at: datetime | None
+
+
+def open_ortho(paths: Sequence[Path], *, on_error: OnError = "fail") -> Ortho:
+    """Open files or folders of *.tif, *.tiff (or *.vrt) in any mix of coordinate reference systems.
+
+    Args:
+        on_error: "fail" raises at the first bad sheet, "skip" leaves it out and lists it in `Ortho.rejected`.
+
+    Raises:
+        NoSheets: nothing there, or every sheet was rejected.
+        SheetError: a bad sheet, when failing on errors.
+    """
+    sheets: list[Sheet] = []
+    rejected: list[SheetError] = []
+    for path in find_sheets(paths):
+        try:
+            sheets.append(open_sheet(path))
+        except SheetError as error:
+            if on_error == "fail":
+                raise
+            rejected.append(error)
+    if not sheets:
+        raise NoSheets(f"none of {len(rejected)} sheets is usable; the first: {rejected[0]}")
+    return Ortho(sheets=tuple(sheets), rejected=tuple(rejected))
+
+
+def cut(ortho: Ortho, block: Block, *, size_px: int) -> Iterator[PatchImage]:
+    """The patches of a block in quadkey order, `size_px` pixels wide, from one warped read.
+
+    Raises:
+        UnreadableSheet: a sheet under the block fails to decode.
+    """
+    patches = block.patches
+    view = _View.over(patches, size_px)
+    if max(view.width, view.height) > MAX_WINDOW_PX and len(patches) > 1:
+        for quarter in block.split():
+            yield from cut(ortho, quarter, size_px=size_px)
+        return
+    halves = _Halves(read_mosaic(ortho.sheets, view.bounds, view.width, view.height))
+    for patch in patches:
+        pixels, alpha = halves.crop(*view.corner_of(patch), size_px)
+        sheet = _sheet_at(ortho, patch)
+        yield PatchImage(
+            patch=patch,
+            pixels=pixels,
+            valid_fraction=float(alpha.mean(dtype=np.float64)) / 255,
+            source=sheet.name if sheet else "",
+            captured_at=sheet.captured_at if sheet else None,
+        )
+
+
+def read_window(
+    ortho: Ortho, bounds_mercator: Bounds, size_px: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Any EPSG:3857 window, north up, longer side `size_px`: pixels (H, W, 3) and alpha (H, W), 0 = no imagery.
+
+    Raises:
+        UnreadableSheet: a sheet under the window fails to decode.
+    """
+    west, south, east, north = bounds_mercator
+    scale = size_px / max(east - west, north - south)
+    width, height = (max(1, round(extent * scale)) for extent in (east - west, north - south))
+    rgba = read_mosaic(ortho.sheets, bounds_mercator, width, height)
+    return np.ascontiguousarray(np.moveaxis(rgba[:3], 0, -1)), rgba[3]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _View:
+    """A window in EPSG:3857 with its fine pixel grid; pixels are square on the ground, not in Mercator metres."""
+
+    west: float
+    north: float
+    pixel_x: float  # Mercator metres
+    pixel_y: float
+    width: int
+    height: int
+    size_px: int
+
+    @classmethod
+    def over(cls, patches: Sequence[Patch], size_px: int) -> _View:
+        squares = np.array([patch.mercator_bounds for patch in patches])
+        west, south = squares[:, :2].min(axis=0)
+        east, north = squares[:, 2:].max(axis=0)
+        middle = patches[len(patches) // 2]
+        pixel_m = middle.side_m / (OVERSAMPLING * size_px)
+        east_scale, north_scale = ground_scale(middle.centre.lat)
+        pixel_x, pixel_y = pixel_m / east_scale, pixel_m / north_scale
+        return cls(
+            west=float(west),
+            north=float(north),
+            pixel_x=pixel_x,
+            pixel_y=pixel_y,
+            width=int(np.ceil((east - west) / pixel_x)) + 1,  # +1: a crop starting on the last rounded-up pixel fits
+            height=int(np.ceil((north - south) / pixel_y)) + 1,
+            size_px=size_px,
+        )
+
+    @property
+    def bounds(self) -> Bounds:
+        return (
+            self.west,
+            self.north - self.height * self.pixel_y,
+            self.west + self.width * self.pixel_x,
+            self.north,
+        )
+
+    def corner_of(self, patch: Patch) -> tuple[int, int]:
+        """Top-left fine pixel (column, row) of a patch, such that its centre is off by at most half a fine pixel."""
+        x, y = patch.centre_mercator
+        column = round((x - self.west) / self.pixel_x - self.size_px)
+        row = round((self.north - y) / self.pixel_y - self.size_px)
+        limit_x, limit_y = (size - OVERSAMPLING * self.size_px for size in (self.width, self.height))
+        return min(max(column, 0), limit_x), min(max(row, 0), limit_y)
+
+
+class _Halves:
+    """The fine window averaged 2×2, from each of the four starting pixels that a crop can need; each made once."""
+
+    def __init__(self, fine: Rgba) -> None:
+        self._fine = fine
+        self._opaque = bool(fine[3].min() == 255)
+        self._made: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
+
+    def crop(self, column: int, row: int, size_px: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Pixels (S, S, 3) and alpha (S, S) of the crop that starts at a fine pixel."""
+        start = row % 2, column % 2
+        if start not in self._made:
+            self._made[start] = self._halve(*start)
+        top, left = row // 2, column // 2
+        part = self._made[start][top : top + size_px, left : left + size_px]
+        return np.ascontiguousarray(part[:, :, :3]), part[:, :, 3]
+
+    def _halve(self, row: int, column: int) -> npt.NDArray[np.uint8]:
+        """(H // 2, W // 2, 4); colours weighted by alpha, so that nodata does not darken the edge of the imagery."""
+        height, width = ((size - start) // 2 for size, start in zip(self._fine.shape[1:], (row, column), strict=True))
+        fine = self._fine[:, row : row + 2 * height, column : column + 2 * width]
+        if self._opaque:
+            mean = (_sum_2x2(fine.astype(np.uint16)) + 2) // 4
+        else:
+            alpha = fine[3].astype(np.uint32)
+            weight = _sum_2x2(alpha)
+            colours = _sum_2x2(fine[:3] * alpha) + weight // 2
+            mean = np.concatenate([colours // np.maximum(weight, 1), (weight[None] + 2) // 4])
+        return np.ascontiguousarray(np.moveaxis(mean.astype(np.uint8), 0, -1))
+
+
+def _sum_2x2(fine: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
+    rows = fine[..., ::2, :] + fine[..., 1::2, :]
+    return rows[..., ::2] + rows[..., 1::2]
+
+
+def _sheet_at(ortho: Ortho, patch: Patch) -> Sheet | None:
+    centre = patch.centre
+    point = Point(centre.lng, centre.lat)
+    for sheet in ortho.sheets:
+        west, south, east, north = sheet.bounds
+        if west <= centre.lng <= east and south <= centre.lat <= north and sheet.footprint.intersects(point):
+            return sheet
+    return None
