@@ -1,0 +1,156 @@
+"""Distances and the antimeridian: the few pieces of geodesy that priors and their filters share.
+
+Distances are geodesics on the WGS84 ellipsoid (pyproj). Polygons follow RFC 7946: edges are straight lines in
+longitude and latitude, and a shape that crosses the antimeridian is stored as two. Knows nothing of priors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from mercantile import LngLat
+from numpy.typing import ArrayLike, NDArray
+from pyproj import Geod
+from shapely.affinity import scale, translate
+from shapely.geometry import LinearRing, MultiPolygon, Point, Polygon, box
+from shapely.ops import nearest_points, unary_union
+
+WGS84 = Geod(ellps="WGS84")
+METRES_PER_DEGREE = 110_574.0  # one degree of latitude where it is shortest, at the equator
+_MIN_COS_LAT = 0.01  # 89.4° of latitude; a buffer in degrees of longitude stays finite at the poles
+
+Floats = NDArray[np.float64]
+
+
+class EnclosesPole(ValueError):
+    """A ring that winds once around the Earth: its inside is not defined in longitude and latitude."""
+
+
+def distances_m(origin: LngLat, lngs: ArrayLike, lats: ArrayLike) -> Floats:
+    """Geodesic distances from `origin`, in metres, (N,)."""
+    lngs = np.atleast_1d(np.asarray(lngs, dtype=np.float64))
+    lats = np.atleast_1d(np.asarray(lats, dtype=np.float64))
+    _, _, metres = WGS84.inv(np.full_like(lngs, origin.lng), np.full_like(lats, origin.lat), lngs, lats)
+    return np.asarray(metres, dtype=np.float64)
+
+
+def geodesic_per_haversine(origin: LngLat, radius_m: float, sphere_m: float) -> tuple[float, float]:
+    """Bounds of geodesic / haversine distance for all points within `radius_m` of `origin`.
+
+    Both are shortest paths over the same (lng, lat) plane, one with the ellipsoid's metric
+    (M dφ)² + (N cos φ dλ)², one with the sphere's; M <= N and both grow with |φ|, so the ratio lies in
+    [min M, max N] / R over the latitudes that the paths can reach.
+    """
+    reach_deg = math.degrees(1.02 * radius_m / 6_335_000.0)
+    nearest_equator = max(abs(origin.lat) - reach_deg, 0.0)
+    nearest_pole = min(abs(origin.lat) + reach_deg, 90.0)
+    low = _radii_m(nearest_equator)[0] / sphere_m
+    high = _radii_m(nearest_pole)[1] / sphere_m
+    return low * (1 - 1e-6), high * (1 + 1e-6)  # the engine's own rounding
+
+
+def split_at_antimeridian(polygon: Polygon | MultiPolygon) -> MultiPolygon:
+    """The same area with every part inside ±180° (RFC 7946, section 3.1.9).
+
+    An edge that jumps by more than 180° of longitude is read as the short way across the antimeridian.
+
+    Raises:
+        EnclosesPole: a ring winds around a pole.
+    """
+    parts = [piece for part in parts_of(polygon) for piece in _wrapped(unwrapped(part))]
+    return MultiPolygon(parts)
+
+
+def unwrapped(polygon: Polygon) -> Polygon:
+    """The polygon with continuous longitudes, which may then leave ±180°.
+
+    Raises:
+        EnclosesPole: a ring winds around a pole.
+    """
+    shell = _unwrapped_ring(np.asarray(polygon.exterior.coords)[:, :2])
+    holes = [_beside(shell, _unwrapped_ring(np.asarray(hole.coords)[:, :2])) for hole in polygon.interiors]
+    return Polygon(shell, holes)
+
+
+def widened(polygon: MultiPolygon, margin_m: float) -> MultiPolygon:
+    """A superset of all points within `margin_m` of the area, a few per cent too wide away from the poles."""
+    margin_deg = margin_m / METRES_PER_DEGREE
+    wide = [_widened_part(part, margin_deg) for part in polygon.geoms]
+    pieces = [piece for part in wide for piece in _wrapped(part)]
+    return MultiPolygon(_areas_in(unary_union(pieces)))
+
+
+def distance_outside_m(polygon: MultiPolygon, lng: float, lat: float) -> float:
+    """Metres from a position to the nearest point of the area; 0 inside.
+
+    The nearest point is found in a local plane (longitudes shrunk by cos φ), its distance on the ellipsoid.
+    """
+    shrink = max(math.cos(math.radians(lat)), _MIN_COS_LAT)
+    flat = scale(polygon, xfact=shrink, yfact=1.0, origin=(0.0, 0.0))
+    best = math.inf
+    for turn in (0.0, -360.0, 360.0):
+        here = Point((lng + turn) * shrink, lat)
+        if flat.covers(here):
+            return 0.0
+        there = nearest_points(flat, here)[0]
+        best = min(best, float(distances_m(LngLat(lng, lat), there.x / shrink, there.y)[0]))
+    return best
+
+
+def parts_of(area: Polygon | MultiPolygon) -> list[Polygon]:
+    """The polygons that make up an area."""
+    return [area] if isinstance(area, Polygon) else list(area.geoms)
+
+
+def _radii_m(lat_deg: float) -> tuple[float, float]:
+    """Meridional (M) and prime-vertical (N) radius of curvature at a latitude, in metres."""
+    root = 1.0 - WGS84.es * math.sin(math.radians(lat_deg)) ** 2
+    return WGS84.a * (1.0 - WGS84.es) / root**1.5, WGS84.a / math.sqrt(root)
+
+
+def _unwrapped_ring(ring: Floats) -> Floats:
+    """(V, 2) ring with every edge shorter than 180° of longitude; exactly 360° is the literal long way."""
+    step = np.diff(ring[:, 0])
+    jumps = (np.abs(step) > 180.0) & (np.abs(step) < 360.0)
+    turns = np.concatenate([[0.0], np.cumsum(np.where(jumps, -360.0 * np.sign(step), 0.0))])
+    if turns[-1] != 0.0:
+        raise EnclosesPole
+    return np.column_stack([ring[:, 0] + turns, ring[:, 1]])
+
+
+def _beside(shell: Floats, hole: Floats) -> Floats:
+    """The hole shifted by whole turns into the longitudes of its shell."""
+    outline = Polygon(shell)
+    for turn in (0.0, -360.0, 360.0):
+        moved = hole + np.array([turn, 0.0])
+        if outline.covers(LinearRing(moved)):
+            return np.asarray(moved, dtype=np.float64)
+    return hole
+
+
+def _wrapped(polygon: Polygon) -> list[Polygon]:
+    west, _, east, _ = polygon.bounds
+    if west >= -180.0 and east <= 180.0:
+        return [polygon]
+    pieces: list[Polygon] = []
+    for turn in (-360.0, 0.0, 360.0):
+        inside = polygon.intersection(box(-180.0 + turn, -90.0, 180.0 + turn, 90.0))
+        pieces += [translate(piece, xoff=-turn) for piece in _areas_in(inside)]
+    return pieces
+
+
+def _areas_in(geometry: object) -> list[Polygon]:
+    if isinstance(geometry, Polygon):
+        return [] if geometry.is_empty else [geometry]
+    return [part for child in getattr(geometry, "geoms", ()) for part in _areas_in(child)]
+
+
+def _widened_part(part: Polygon, margin_deg: float) -> Polygon:
+    _, south, _, north = part.bounds
+    highest = min(max(abs(south), abs(north)) + margin_deg, 90.0)
+    shrink = max(math.cos(math.radians(highest)), _MIN_COS_LAT)
+    flat = scale(part, xfact=shrink, yfact=1.0, origin=(0.0, 0.0)).buffer(margin_deg * 1.03, quad_segs=8)
+    wide = scale(flat, xfact=1.0 / shrink, yfact=1.0, origin=(0.0, 0.0))
+    clipped = wide.intersection(box(-540.0, -90.0, 540.0, 90.0))
+    return max(_areas_in(clipped), key=lambda piece: float(piece.area))

@@ -1,0 +1,126 @@
+"""What a store remembers about a generation beside its points, as plain JSON values.
+
+The embedded store keeps it in a file, the server store in the collection's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import shapely
+from shapely.geometry import mapping, shape
+from shapely.geometry.base import BaseGeometry
+
+from spatial_index.payload import from_timestamp, to_timestamp
+from spatial_index.records import GenerationInfo, GenerationSpec, RegionInfo
+
+FORMAT = 1  # raise it when a stored field changes its meaning
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Release:
+    """What became known when a generation was promoted; from then on it is frozen."""
+
+    patches: int
+    coverage: BaseGeometry
+    imagery_from: datetime | None
+    imagery_to: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationMeta:
+    """A generation: its settings, and its release once promoted."""
+
+    spec: GenerationSpec
+    created_at: datetime
+    release: Release | None = None
+
+    @classmethod
+    def new(cls, spec: GenerationSpec) -> Self:
+        """The meta of a generation created now."""
+        return cls(spec=spec, created_at=datetime.now(UTC).replace(microsecond=0))
+
+    def released(self, release: Release) -> GenerationMeta:
+        """The same generation, promoted."""
+        return replace(self, release=release)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is unknown is left out."""
+        values: dict[str, Any] = {"format": FORMAT, "created_at": to_timestamp(self.created_at)}
+        values["spec"] = asdict(self.spec)
+        if self.release:
+            release = self.release
+            values["release"] = {
+                "patches": release.patches,
+                "coverage": json.loads(json.dumps(mapping(release.coverage))),
+            }
+            for key in ("imagery_from", "imagery_to"):
+                moment = getattr(release, key)
+                if moment is not None:
+                    values["release"][key] = to_timestamp(moment)
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: the values are of another format or incomplete.
+        """
+        if values.get("format") != FORMAT:
+            raise ValueError(f"format {values.get('format')!r}, this version reads {FORMAT}")
+        try:
+            return cls(
+                spec=GenerationSpec(**values["spec"]),
+                created_at=_moment(values["created_at"]),
+                release=_release(values["release"]) if "release" in values else None,
+            )
+        except (KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as exc:
+            raise ValueError(f"incomplete ({exc!r})") from exc
+
+    def region_info(self) -> RegionInfo:
+        """The live region that this generation is; only for a released one."""
+        assert self.release is not None  # stores promote by writing the release first
+        return RegionInfo(
+            name=self.spec.region,
+            generation=self.spec.generation,
+            model_digest=self.spec.model_digest,
+            dim=self.spec.dim,
+            zoom=self.spec.zoom,
+            side_m=self.spec.side_m,
+            patches=self.release.patches,
+            coverage=self.release.coverage,
+            created_at=self.created_at,
+            imagery_from=self.release.imagery_from,
+            imagery_to=self.release.imagery_to,
+        )
+
+    def generation_info(self, *, patches: int, live: bool) -> GenerationInfo:
+        """The generation as listed."""
+        return GenerationInfo(
+            spec=self.spec,
+            patches=patches,
+            complete=self.release is not None,
+            live=live,
+            created_at=self.created_at,
+        )
+
+
+def _release(values: Mapping[str, Any]) -> Release:
+    return Release(
+        patches=int(values["patches"]),
+        coverage=shape(values["coverage"]),
+        imagery_from=from_timestamp(values.get("imagery_from")),
+        imagery_to=from_timestamp(values.get("imagery_to")),
+    )
+
+
+def _moment(text: str) -> datetime:
+    moment = from_timestamp(text)
+    if moment is None:
+        raise ValueError("empty timestamp")
+    return moment

@@ -1,0 +1,145 @@
+"""The store as its users see it: one protocol, opened by one function, in a folder or on a server.
+
+Knows neither Qdrant nor folders; the adapters do, and are imported only when opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from shapely.geometry.base import BaseGeometry
+
+from spatial_index.priors import Prior
+from spatial_index.records import GenerationInfo, GenerationSpec, PatchHit, PatchRecord, RegionInfo, Vectors
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SearchRequest:
+    """Nearest patches to each of Q vectors, inside a prior."""
+
+    vectors: Vectors
+    """(Q, D), L2-normalised; several are several questions about one place, such as headings tried."""
+    limit: int
+    """Hits per vector."""
+    model_digest: str
+    prior: Prior | None = None
+    regions: tuple[str, ...] = ()
+    """Names of live regions; none named means all of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchResult:
+    """What was found, and how."""
+
+    hits: list[list[PatchHit]]
+    """Q lists, each by descending score."""
+    candidates: int
+    """Exact number of patches that pass the filter; 0 means that the prior touches no patch."""
+    plan: str
+    plan_reason: str
+
+
+class Store(Protocol):
+    """Regions of patches. A region answers from its one live generation; searches never see the others.
+
+    Safe to call from several threads.
+    """
+
+    def create_generation(self, spec: GenerationSpec) -> None:
+        """Make an empty generation, or continue an unfinished one with the same spec.
+
+        Raises:
+            GenerationExists: it was promoted already, or has another spec.
+        """
+
+    def write(self, region: str, generation: str, records: Sequence[PatchRecord]) -> None:
+        """Add patches, replacing the same ones written before. Acknowledged writes survive a killed process.
+
+        Raises:
+            BadRecord: a value that could not be found again; nothing of `records` is written.
+            UnknownGeneration: create it first.
+            GenerationFrozen: it was promoted.
+        """
+
+    def count(self, region: str, generation: str) -> int:
+        """Exact number of patches in a generation, live or not.
+
+        Raises:
+            UnknownGeneration: there is none of that name.
+        """
+
+    def promote(self, region: str, generation: str, *, coverage: BaseGeometry) -> None:
+        """Make a generation the live one, atomically; `coverage` is its WGS84 area. The former one stays.
+
+        Raises:
+            EmptyGeneration: it holds no patch.
+            BadRecord: `coverage` is not a WGS84 area.
+            UnknownGeneration: there is none of that name.
+        """
+
+    def drop_generation(self, region: str, generation: str) -> None:
+        """Delete a generation that is not live; a missing one is no error.
+
+        Raises:
+            GenerationLive: it answers queries.
+        """
+
+    def drop_region(self, region: str) -> None:
+        """Delete a region with all its generations; a missing one is no error."""
+
+    def generations(self, region: str) -> list[GenerationInfo]:
+        """All generations of a region, by name; none for a name that was never used."""
+
+    def regions(self) -> list[RegionInfo]:
+        """The live regions, by name."""
+
+    def region(self, name: str) -> RegionInfo:
+        """One live region.
+
+        Raises:
+            UnknownRegion: not live.
+        """
+
+    def search(self, request: SearchRequest) -> SearchResult:
+        """The nearest patches inside the prior.
+
+        Raises:
+            BadSearch: the request cannot be answered as asked.
+            UnknownRegion: a named region is not live.
+            ModelMismatch: a region that would answer was embedded by another model.
+        """
+
+    def close(self) -> None:
+        """Give the store back; using it afterwards raises StoreUnavailable."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_store(
+    *, directory: Path, url: str | None = None, api_key: str | None = None, create: bool = False
+) -> Store:
+    """Open the Qdrant server at `url`, or without one the embedded store in `directory`.
+
+    `create` makes the folder when it is missing; a server needs no creation.
+
+    Raises:
+        StoreMissing: the folder is not a store.
+        StoreInUse: another process owns the folder.
+        StoreUnavailable: the server does not answer or is too old.
+        DamagedStore: what lies there cannot be read.
+    """
+    if url:
+        from spatial_index.server import ServerStore  # noqa: PLC0415  an adapter loads its engine
+
+        return ServerStore(url=url, api_key=api_key)
+    from spatial_index.embedded import EmbeddedStore  # noqa: PLC0415  an adapter loads its engine
+
+    return EmbeddedStore(directory, create=create)
