@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 
+class CliError(Exception):
+    """Base of the commands' own errors."""
+
+
+class DemoFailed(CliError):
+    """A step of the demo did not come to its end."""
+
+
 def expected_errors() -> tuple[type[Exception], ...]:
     """Base classes of every room's errors; anything else is a bug and keeps its traceback."""
     from clnet_model.errors import ModelError
@@ -12,4 +20,4 @@ def expected_errors() -> tuple[type[Exception], ...]:
     from tiling.errors import TilingError
     from workers.errors import WorkerError
 
-    return (TilingError, ModelError, SimulationError, SpatialIndexError, WorkerError, ServingError)
+    return (CliError, TilingError, ModelError, SimulationError, SpatialIndexError, WorkerError, ServingError)

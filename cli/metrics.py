@@ -1,7 +1,7 @@
 """What the demo measures: one outcome per located image, one summary per setting.
 
-Pure: knows neither gRPC nor the simulator. Definitions are those of the field: recall@k asks for the patch whose
-tile holds the true camera position; ties count against the model, so a collapsed model scores chance.
+Pure: knows neither gRPC nor the simulator. Definitions are those of the field: recall@k asks for the patch
+whose tile holds the true camera position; ties count against the model, so a collapsed model scores chance.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Summary:
 
 
 def quantile(values: Sequence[float], level: float) -> float:
-    """Linear-interpolation quantile that keeps infinities (an unanswered query is infinitely far); nan when empty."""
+    """Linearly interpolated quantile that keeps infinities (no answer is infinitely far); nan when empty."""
     if not values:
         return math.nan
     ordered = sorted(values)

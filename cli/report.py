@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jinja2
@@ -250,15 +250,14 @@ def data_uri(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
-def pick_cases(outcomes: Sequence[Outcome], *, count: int) -> tuple[list[Outcome], list[Outcome]]:
-    """The `count` smallest and the `count` largest errors, worst first, without overlap."""
+def pick_cases(outcomes: Sequence[Outcome], *, best: int, worst: int) -> tuple[list[Outcome], list[Outcome]]:
+    """The smallest errors, best first, and the largest, worst first, without overlap."""
     ordered = sorted(outcomes, key=lambda outcome: outcome.error_m)
-    return ordered[:count], ordered[count:][-count:][::-1]
+    return ordered[:best], ordered[best:][-worst:][::-1]
 
 
 def results_json(settings: Sequence[SettingResult], **extras: Any) -> dict[str, Any]:
     """The machine-readable figures: one object per setting, then what they were measured on."""
-    from dataclasses import asdict
 
     def plain(value: Any) -> Any:
         if isinstance(value, float):

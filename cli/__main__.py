@@ -1,0 +1,5 @@
+"""`python -m cli` is `clnet`."""
+
+from cli.main import main
+
+main()

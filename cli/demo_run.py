@@ -1,0 +1,164 @@
+"""The demo's main path: simulate, ingest, serve, locate, report, and leave nothing running."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+from mercantile import LngLat
+from rich.console import Console
+
+from cli.demo_queries import SETTINGS, StreetImage, locate_all, noisy_fix
+from cli.demo_report import Run, result_table, write_results
+from cli.demo_service import running_service
+from cli.demo_steps import Steps
+from cli.metrics import summarise
+from cli.report import SettingResult
+from simulation.dataset import Dataset, read_manifest, simulate_city
+from simulation.styles import HELD_OUT_STYLES
+from spatial_index.records import RegionInfo
+from spatial_index.store import open_store
+from tiling.grid import GridSpec
+from tiling.ortho import Ortho, open_ortho
+from workers.ingest import ingest
+
+REGION = "demo-city"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoPlan:
+    """What to build and where to leave the results."""
+
+    out: Path
+    seed: int
+    size_m: float
+    queries: int
+    checkpoint: Path | None
+    keep: bool
+
+    @property
+    def style(self) -> str:
+        """A style that no training city has."""
+        return HELD_OUT_STYLES[0]
+
+
+def run(plan: DemoPlan, *, console: Console) -> None:
+    """The whole road; whatever happens, everything that was started is stopped.
+
+    Raises:
+        cli.errors.DemoFailed: the service did not start or refused a call.
+    """
+    with Steps(console) as steps, workspace(plan) as work:
+        city = simulate(plan, work / "city", steps)
+        ortho = open_ortho([city.ortho_dir])
+        images = street_images(city, seed=plan.seed)
+        region = build_region(ortho, plan, work / "store", steps)
+        settings = locate(images, region, plan, work, steps)
+        finished = Run(
+            seed=plan.seed,
+            style=plan.style,
+            command=f"clnet demo --seed {plan.seed} --size-m {plan.size_m:g} --queries {plan.queries}",
+            city_km2=city.area_km2,
+            crs=city.crs,
+            region=region,
+            images=images,
+            settings=settings,
+        )
+        write_results(finished, ortho, plan.out, steps)
+    console.print(result_table(settings))
+    console.print(f"{plan.out / 'report.html'}\n{plan.out / 'results.json'}", highlight=False)
+
+
+@contextmanager
+def workspace(plan: DemoPlan) -> Iterator[Path]:
+    """A fresh folder for the city and the store, removed at the end unless the plan keeps it."""
+    plan.out.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="work-", dir=plan.out))
+    try:
+        yield work
+    finally:
+        if not plan.keep:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def simulate(plan: DemoPlan, out: Path, steps: Steps) -> Dataset:
+    """An orthophoto and street images of a city in a style that was never trained on."""
+    with steps.step(f"simulate a city ({plan.style}, seed {plan.seed})") as step:
+        return simulate_city(
+            out,
+            seed=plan.seed,
+            style=plan.style,
+            size_m=plan.size_m,
+            panoramas=plan.queries,
+            photos=plan.queries // 2,
+            progress=lambda name, share: step.update(share, name),
+        )
+
+
+def street_images(city: Dataset, *, seed: int) -> tuple[StreetImage, ...]:
+    """The city's street images; the GPS fixes are the demo's own, since it promises their noise."""
+    random = np.random.default_rng(seed)
+    images = []
+    for row in read_manifest(city.manifest_path).itertuples(index=False):
+        position = LngLat(lng=row.geometry.x, lat=row.geometry.y)
+        image = StreetImage(
+            image_id=row.image_id,
+            path=city.root / row.path,
+            kind=cast(Literal["panorama", "photo"], row.kind),
+            position=position,
+            heading_deg=float(row.heading_deg),
+            hfov_deg=float(row.hfov_deg),
+            heading_measured_deg=float(row.heading_measured_deg),
+            gps=noisy_fix(position, random),
+        )
+        images.append(image)
+    return tuple(images)
+
+
+def build_region(ortho: Ortho, plan: DemoPlan, store_dir: Path, steps: Steps) -> RegionInfo:
+    """Cut, embed and store every patch; the region is live afterwards."""
+    with steps.step("ingest the orthophoto") as step:
+        store = open_store(directory=store_dir, create=True)
+        try:
+            ingest(
+                REGION,
+                ortho,
+                store=store,
+                checkpoint=plan.checkpoint,
+                grid=None,
+                progress=lambda seen: step.update(seen.share, f"{seen.indexed} patches"),
+            )
+            return store.region(REGION)
+        finally:
+            store.close()
+
+
+def locate(
+    images: tuple[StreetImage, ...], region: RegionInfo, plan: DemoPlan, work: Path, steps: Steps
+) -> tuple[SettingResult, ...]:
+    """Ask the running service for every image in every setting."""
+    grid = GridSpec(zoom=region.zoom, side_m=region.side_m)
+    results = []
+    with running_service(
+        work / "store", plan.checkpoint, log=plan.out / "service.log", steps=steps
+    ) as channel:
+        for setting in SETTINGS:
+            asked = [image for image in images if image.kind == setting.kind]
+            with steps.step(f"locate {len(asked)} images: {setting.title.lower()}") as step:
+                outcomes = locate_all(asked, setting, channel=channel, grid=grid, tick=step.tick(len(asked)))
+            results.append(
+                SettingResult(
+                    key=setting.key,
+                    title=setting.title,
+                    explanation=setting.explanation,
+                    outcomes=outcomes,
+                    summary=summarise(outcomes),
+                )
+            )
+    return tuple(results)
