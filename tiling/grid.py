@@ -1,16 +1,17 @@
 """The patch grid: which square of ground a patch shows and what it is called.
 
-Patch centres are the centres of Web Mercator tiles (zoom sets the stride), footprints are squares in true ground metres
-(`side_m` sets what the model sees), so a patch looks the same size in Oslo and in Singapore. Knows nothing of imagery.
+Patch centres are the centres of Web Mercator tiles (zoom sets the stride), footprints are squares in true
+ground metres (`side_m` sets what the model sees), so a patch looks the same size in Oslo and in Singapore.
+Knows nothing of imagery.
 
-"True" is the WGS84 ellipsoid. EPSG:3857 projects it with the formulas of a sphere, so a Mercator metre is worth
-cos φ · N/a metres eastwards but cos φ · M/a metres northwards (Snyder 1987, p. 41); with the plain cos φ the
-north-south side would be 0.67 % short at the equator.
+"True" is the WGS84 ellipsoid. EPSG:3857 projects it with the formulas of a sphere, so a Mercator metre is
+worth cos φ · N/a metres eastwards but cos φ · M/a metres northwards (N, M: radii of curvature; Snyder 1987,
+p. 24); with the plain cos φ the north-south side would be 0.67 % short at the equator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import asinh, atan, cos, degrees, isfinite, pi, radians, sin, sinh, sqrt, tan
@@ -64,7 +65,9 @@ class GridSpec:
 
     def __post_init__(self) -> None:
         if not ZOOM_LIMITS[0] <= self.zoom <= ZOOM_LIMITS[1]:
-            raise BadGrid(f"zoom {self.zoom} is outside {ZOOM_LIMITS[0]} to {ZOOM_LIMITS[1]}; 20 suits streets")
+            raise BadGrid(
+                f"zoom {self.zoom} is outside {ZOOM_LIMITS[0]} to {ZOOM_LIMITS[1]}; 20 suits streets"
+            )
         if not (isfinite(self.side_m) and SIDE_LIMITS_M[0] <= self.side_m <= SIDE_LIMITS_M[1]):
             low, high = SIDE_LIMITS_M
             raise BadGrid(f"side_m {self.side_m} is outside {low:g} to {high:g} metres; 70 suits streets")
@@ -162,9 +165,9 @@ def ground_scale(latitude_deg: float) -> tuple[float, float]:
 
 
 def stride_m(zoom: int, latitude_deg: float) -> float:
-    """Ground metres between neighbouring patch centres (mean of east-west and north-south, which differ by < 0.7 %)."""
+    """Ground metres between neighbouring patch centres: mean of both axes, which differ by under 0.7 %."""
     east, north = ground_scale(latitude_deg)
-    return WORLD_M / 2**zoom * sqrt(east * north)
+    return WORLD_M / (1 << zoom) * sqrt(east * north)
 
 
 def lnglat_at(x_m: float, y_m: float) -> LngLat:
@@ -224,10 +227,14 @@ def split_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
         return geometry
     parts = []
     for turn in (-360.0, 0.0, 360.0):
-        moved = shapely.transform(geometry, lambda points, turn=turn: points + (turn, 0.0))  # type: ignore[misc]
+        moved = shapely.transform(geometry, _shifter(turn))
         parts.append(shapely.intersection(moved, box(-180, -90, 180, 90)))
     polygons = [part for part in shapely.get_parts(parts) if part.area > 0]
     return shapely.union_all(polygons)
+
+
+def _shifter(turn_deg: float) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    return lambda points: points + np.array([turn_deg, 0.0])
 
 
 def _check_area(area: BaseGeometry) -> None:
@@ -238,11 +245,13 @@ def _check_area(area: BaseGeometry) -> None:
     west, south, east, north = area.bounds
     if not (west >= -180 and east <= 180 and south >= -90 and north <= 90):
         raise BadArea(
-            f"the area spans longitudes {west:g} to {east:g} and latitudes {south:g} to {north:g}; give WGS84 "
-            "degrees (lng, lat), split at the antimeridian"
+            f"the area spans longitudes {west:g} to {east:g} and latitudes {south:g} to {north:g}; give "
+            "WGS84 degrees (lng, lat), split at the antimeridian"
         )
     if not area.is_valid:
-        raise BadArea(f"the area is invalid ({shapely.is_valid_reason(area)}); repair it, e.g. with ST_MakeValid")
+        raise BadArea(
+            f"the area is invalid ({shapely.is_valid_reason(area)}); repair it, e.g. with ST_MakeValid"
+        )
     shapely.prepare(area)
 
 
@@ -262,7 +271,9 @@ def _blocks_under(tile: Tile, area: BaseGeometry, grid: GridSpec, block_zoom: in
 
 def _quarters(tile: Tile) -> tuple[Tile, ...]:
     """Children in quadkey order (mercantile's own order walks around the parent instead)."""
-    return tuple(Tile(2 * tile.x + east, 2 * tile.y + south, tile.z + 1) for south in (0, 1) for east in (0, 1))
+    return tuple(
+        Tile(2 * tile.x + east, 2 * tile.y + south, tile.z + 1) for south in (0, 1) for east in (0, 1)
+    )
 
 
 def _tiles_under(tile: Tile, zoom: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -1,8 +1,9 @@
 """Reading a Web Mercator window from many sheets: one decode per sheet, one warp per pixel grid.
 
-Sheets of one delivery usually share a CRS and a pixel grid. Their pixels are laid side by side in that grid first and
-warped together, so interpolation runs across sheet borders and a seam cannot show. Sheets on other grids are warped on
-their own and go underneath. Where sheets overlap, earlier ones win wherever they have valid pixels.
+Sheets of one delivery usually share a CRS and a pixel grid. Their pixels are laid side by side in that grid
+first and warped together, so interpolation runs across sheet borders and a seam cannot show. Sheets on other
+grids are warped on their own and go underneath: grids in the order of their first sheet. Where sheets
+overlap, earlier ones win wherever they have valid pixels.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, floor, sqrt
+from math import ceil, floor, log2, sqrt
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ Rgba = npt.NDArray[np.uint8]  # (4, H, W)
 
 OPAQUE = 255
 MERCATOR = "EPSG:3857"
+REDUCE_AT = 1.5  # source pixels per window pixel from which on decoding halves; the warp sees 0.75 to 1.5
 MARGIN_PX = 4  # source pixels around the window, for the interpolation kernel
 
 
@@ -52,12 +54,20 @@ class _Span:
         )
 
     @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
     def is_empty(self) -> bool:
         return self.left >= self.right or self.top >= self.bottom
 
 
 def read_mosaic(sheets: Sequence[Sheet], bounds: Bounds, width: int, height: int) -> Rgba:
-    """Pixels of an EPSG:3857 window, north up, (4, height, width): red, green, blue, alpha (0 where no sheet has data).
+    """Pixels of an EPSG:3857 window, north up, (4, height, width): red, green, blue, alpha (0 = no imagery).
 
     Raises:
         UnreadableSheet: a sheet fails to decode.
@@ -99,24 +109,23 @@ def _linear(affine: Affine) -> Affine:
 def _read_group(group: Sequence[Sheet], bounds: Bounds, width: int, height: int) -> Rgba | None:
     anchor = Affine(*group[0].transform)
     wanted, ratio = _source_span(group[0].crs, anchor, bounds, width, height)
-    factor = 2 ** max(0, floor(np.log2(max(ratio, 1.0))))
+    factor = 2 ** max(0, floor(log2(ratio / REDUCE_AT)) + 1)
     spans = [_sheet_span(sheet, anchor) for sheet in group]
     window = _snap(_hull(spans).cut_to(wanted), factor)
     if window.is_empty:
         return None
-    source = np.zeros((4, (window.bottom - window.top) // factor, (window.right - window.left) // factor), np.uint8)
+    source = _Source.over(window, factor)
     for sheet, span in zip(group, spans, strict=True):
-        overlap = span.cut_to(window)
-        if not overlap.is_empty:
-            _paste_sheet(source, sheet, span, overlap, window, factor)
-    if not source[3].any():
+        source.paste(sheet, span)
+    if not source.pixels[3].any():
         return None
-    transform = anchor @ Affine.translation(window.left, window.top) @ Affine.scale(factor)
-    return _warp(source, transform, group[0].crs, bounds, width, height)
+    layer = np.zeros((4, height, width), np.uint8)
+    source.warp_into(layer, anchor, group[0].crs, bounds)
+    return layer
 
 
 def _source_span(crs: str, anchor: Affine, bounds: Bounds, width: int, height: int) -> tuple[_Span, float]:
-    """The part of the pixel grid that a window needs, and how many source pixels go into one pixel of the window."""
+    """The part of the pixel grid that a window needs, and how many source pixels make one window pixel."""
     ring_x, ring_y = outline(bounds[0], bounds[3], bounds[2], bounds[1])
     columns, rows = ~anchor * _from_mercator(crs).transform(ring_x, ring_y)
     area_px = 0.5 * abs(float(np.dot(columns, np.roll(rows, 1)) - np.dot(rows, np.roll(columns, 1))))
@@ -161,23 +170,74 @@ def _snap(span: _Span, factor: int) -> _Span:
     )
 
 
-def _paste_sheet(source: Rgba, sheet: Sheet, span: _Span, overlap: _Span, window: _Span, factor: int) -> None:
-    """Decode the overlap at the reduced resolution (GDAL picks overviews) into the free pixels of `source`."""
-    try:
-        with rasterio.open(sheet.path) as dataset:
-            for top, bottom in _cells(overlap.top, overlap.bottom, factor):
-                for left, right in _cells(overlap.left, overlap.right, factor):
-                    piece = Window(left - span.left, top - span.top, right - left, bottom - top)
-                    pixels = _decode(dataset, sheet.bands, piece, factor)
-                    row, column = (top - window.top) // factor, (left - window.left) // factor
-                    target = source[:, row : row + pixels.shape[1], column : column + pixels.shape[2]]
-                    _fill_free(target, pixels)
-    except RasterioError as exc:
-        raise unreadable(sheet.path, exc) from exc
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Source:
+    """The sheets of one pixel grid side by side, decoded at 1/`factor` of their resolution."""
+
+    window: _Span
+    factor: int
+    pixels: Rgba
+
+    @classmethod
+    def over(cls, window: _Span, factor: int) -> _Source:
+        shape = 4, window.height // factor, window.width // factor
+        return cls(window=window, factor=factor, pixels=np.zeros(shape, np.uint8))
+
+    def paste(self, sheet: Sheet, span: _Span) -> None:
+        """Decode what a sheet has of the window (GDAL picks overviews) into the pixels still free."""
+        overlap = span.cut_to(self.window)
+        if overlap.is_empty:
+            return
+        try:
+            with rasterio.open(sheet.path) as dataset:
+                for piece in _pieces(overlap, self.factor):
+                    window = Window(piece.left - span.left, piece.top - span.top, piece.width, piece.height)
+                    self._fill_free(piece, _decode(dataset, sheet.bands, window, self.factor))
+        except RasterioError as exc:
+            raise unreadable(sheet.path, exc) from exc
+
+    def _fill_free(self, piece: _Span, pixels: Rgba) -> None:
+        row = (piece.top - self.window.top) // self.factor
+        column = (piece.left - self.window.left) // self.factor
+        target = self.pixels[:, row : row + pixels.shape[1], column : column + pixels.shape[2]]
+        if target[3].any():
+            free = target[3] == 0
+            target[:, free] = pixels[:, free]
+        else:
+            target[:] = pixels
+
+    def warp_into(self, layer: Rgba, anchor: Affine, crs: str, bounds: Bounds) -> None:
+        """Bilinear warp to EPSG:3857; colours under alpha 0 stay out of the result.
+
+        The kernel is held at scale 1 because decoding has averaged down to within REDUCE_AT of it; GDAL's own
+        widening costs 3.5 times as much (0.64 against 0.18 s for 1800² pixels of 0.2 m imagery).
+        """
+        corner = Affine.translation(self.window.left, self.window.top)
+        reproject(
+            self.pixels,
+            layer,
+            src_transform=anchor @ corner @ Affine.scale(self.factor),
+            src_crs=crs,
+            dst_transform=from_bounds(*bounds, layer.shape[2], layer.shape[1]),
+            dst_crs=MERCATOR,
+            resampling=Resampling.bilinear,
+            src_alpha=4,
+            dst_alpha=4,
+            num_threads=1,  # workers are parallel already
+            XSCALE=1,
+            YSCALE=1,
+        )
+
+
+def _pieces(span: _Span, factor: int) -> Iterator[_Span]:
+    """Whole cells of `factor`² pixels in the middle, part cells at sheet edges."""
+    for top, bottom in _cells(span.top, span.bottom, factor):
+        for left, right in _cells(span.left, span.right, factor):
+            yield _Span(left=left, top=top, right=right, bottom=bottom)
 
 
 def _cells(start: int, stop: int, factor: int) -> Iterator[tuple[int, int]]:
-    """Split a span at the first and last multiple of `factor`: whole cells in the middle, part cells at sheet edges."""
+    """Split an interval at its first and last multiple of `factor`."""
     first, last = -(-start // factor) * factor, stop // factor * factor
     if first > last:
         yield start, stop
@@ -190,39 +250,15 @@ def _cells(start: int, stop: int, factor: int) -> Iterator[tuple[int, int]]:
 def _decode(dataset: Any, bands: tuple[int, ...], window: Window, factor: int) -> Rgba:
     shape = ceil(window.height / factor), ceil(window.width / factor)
     resampling = Resampling.average if factor > 1 else Resampling.nearest
-    pixels = np.empty((4, *shape), np.uint8)
-    pixels[:3] = dataset.read(list(bands), window=window, out_shape=(len(bands), *shape), resampling=resampling)
+    pixels = np.zeros((4, *shape), np.uint8)
     if MaskFlags.all_valid in dataset.mask_flag_enums[0]:
         pixels[3] = OPAQUE
     else:
         pixels[3] = dataset.dataset_mask(window=window, out_shape=shape, resampling=resampling)
+    if pixels[3].any():  # colours are the costly part
+        out_shape = (len(bands), *shape)
+        pixels[:3] = dataset.read(list(bands), window=window, out_shape=out_shape, resampling=resampling)
     return pixels
-
-
-def _fill_free(target: Rgba, pixels: Rgba) -> None:
-    if not target[3].any():
-        target[:] = pixels
-        return
-    free = target[3] == 0
-    target[:, free] = pixels[:, free]
-
-
-def _warp(source: Rgba, transform: Affine, crs: str, bounds: Bounds, width: int, height: int) -> Rgba:
-    """Bilinear warp; GDAL widens its kernel when it shrinks, and keeps colours under alpha 0 out of the result."""
-    layer = np.zeros((4, height, width), np.uint8)
-    reproject(
-        source,
-        layer,
-        src_transform=transform,
-        src_crs=crs,
-        dst_transform=from_bounds(*bounds, width, height),
-        dst_crs=MERCATOR,
-        resampling=Resampling.bilinear,
-        src_alpha=4,
-        dst_alpha=4,
-        num_threads=1,  # workers are parallel already
-    )
-    return layer
 
 
 def _under(top: Rgba, below: Rgba) -> Rgba:

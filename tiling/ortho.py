@@ -1,7 +1,8 @@
 """The orthophoto: its sheets as one picture, from which patches are cut block by block.
 
-A block is read once, at twice the resolution of the patches, and every patch in it is a crop of that window averaged
-2×2. Crops start on whole pixels of the fine window, so a patch may sit up to a quarter of its own pixel off centre.
+A block is read once, at twice the resolution of the patches, and every patch in it is a crop of that window
+averaged 2×2. Crops start on whole pixels of the fine window: a patch sits up to a quarter of its own pixel
+off centre.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from shapely.geometry.base import BaseGeometry
 
 from tiling.errors import NoSheets, SheetError
 from tiling.grid import Block, Bounds, Patch, ground_scale
-from tiling.mosaic import Rgba, read_mosaic
+from tiling.mosaic import OPAQUE, Rgba, read_mosaic
 from tiling.sheets import Sheet, find_sheets, fingerprint, open_sheet
 
 OnError = Literal["fail", "skip"]
@@ -57,14 +58,16 @@ class Ortho:
 
     def without(self, path: Path) -> Ortho:
         """The same picture with one sheet less."""
-        return Ortho(sheets=tuple(sheet for sheet in self.sheets if sheet.path != path), rejected=self.rejected)
+        return Ortho(
+            sheets=tuple(sheet for sheet in self.sheets if sheet.path != path), rejected=self.rejected
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatchImage:
     """A patch with its pixels (S, S, 3), north up. `valid_fraction` is the share that shows imagery, 0 to 1.
 
-    `source` and `captured_at` are those of the first sheet over the centre; empty and None where there is none.
+    `source` and `captured_at` are those of the first sheet over the centre; empty and None without one.
     """
 
     patch: Patch
@@ -112,12 +115,12 @@ def cut(ortho: Ortho, block: Block, *, size_px: int) -> Iterator[PatchImage]:
         return
     halves = _Halves(read_mosaic(ortho.sheets, view.bounds, view.width, view.height))
     for patch in patches:
-        pixels, alpha = halves.crop(*view.corner_of(patch), size_px)
+        pixels, valid_fraction = halves.crop(*view.corner_of(patch), size_px)
         sheet = _sheet_at(ortho, patch)
         yield PatchImage(
             patch=patch,
             pixels=pixels,
-            valid_fraction=float(alpha.mean(dtype=np.float64)) / 255,
+            valid_fraction=valid_fraction,
             source=sheet.name if sheet else "",
             captured_at=sheet.captured_at if sheet else None,
         )
@@ -126,7 +129,7 @@ def cut(ortho: Ortho, block: Block, *, size_px: int) -> Iterator[PatchImage]:
 def read_window(
     ortho: Ortho, bounds_mercator: Bounds, size_px: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Any EPSG:3857 window, north up, longer side `size_px`: pixels (H, W, 3) and alpha (H, W), 0 = no imagery.
+    """Any EPSG:3857 window, north up, longer side `size_px`: pixels (H, W, 3), alpha (H, W).
 
     Raises:
         UnreadableSheet: a sheet under the window fails to decode.
@@ -140,7 +143,7 @@ def read_window(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _View:
-    """A window in EPSG:3857 with its fine pixel grid; pixels are square on the ground, not in Mercator metres."""
+    """A window in EPSG:3857 and its fine pixels, square on the ground rather than in Mercator metres."""
 
     west: float
     north: float
@@ -164,7 +167,8 @@ class _View:
             north=float(north),
             pixel_x=pixel_x,
             pixel_y=pixel_y,
-            width=int(np.ceil((east - west) / pixel_x)) + 1,  # +1: a crop starting on the last rounded-up pixel fits
+            width=int(np.ceil((east - west) / pixel_x))
+            + 1,  # +1: a crop starting on the last rounded-up pixel fits
             height=int(np.ceil((north - south) / pixel_y)) + 1,
             size_px=size_px,
         )
@@ -179,7 +183,7 @@ class _View:
         )
 
     def corner_of(self, patch: Patch) -> tuple[int, int]:
-        """Top-left fine pixel (column, row) of a patch, such that its centre is off by at most half a fine pixel."""
+        """Top-left fine pixel (column, row) of a patch; its centre is off by at most half a fine pixel."""
         x, y = patch.centre_mercator
         column = round((x - self.west) / self.pixel_x - self.size_px)
         row = round((self.north - y) / self.pixel_y - self.size_px)
@@ -188,39 +192,44 @@ class _View:
 
 
 class _Halves:
-    """The fine window averaged 2×2, from each of the four starting pixels that a crop can need; each made once."""
+    """The fine window averaged 2×2 from each of the four starting pixels that a crop can need, once."""
 
     def __init__(self, fine: Rgba) -> None:
         self._fine = fine
-        self._opaque = bool(fine[3].min() == 255)
-        self._made: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
+        self._opaque = bool(fine[3].min() == OPAQUE)
+        self._made: dict[tuple[int, int], tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]] = {}
 
-    def crop(self, column: int, row: int, size_px: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Pixels (S, S, 3) and alpha (S, S) of the crop that starts at a fine pixel."""
+    def crop(self, column: int, row: int, size_px: int) -> tuple[npt.NDArray[np.uint8], float]:
+        """Pixels (S, S, 3) of the crop starting at a fine pixel, and the share of them that shows imagery."""
         start = row % 2, column % 2
         if start not in self._made:
             self._made[start] = self._halve(*start)
-        top, left = row // 2, column // 2
-        part = self._made[start][top : top + size_px, left : left + size_px]
-        return np.ascontiguousarray(part[:, :, :3]), part[:, :, 3]
+        colours, alpha = self._made[start]
+        inside = np.s_[row // 2 : row // 2 + size_px, column // 2 : column // 2 + size_px]
+        valid_fraction = 1.0 if self._opaque else float(alpha[inside].mean(dtype=np.float64)) / OPAQUE
+        return colours[inside].copy(), valid_fraction
 
-    def _halve(self, row: int, column: int) -> npt.NDArray[np.uint8]:
-        """(H // 2, W // 2, 4); colours weighted by alpha, so that nodata does not darken the edge of the imagery."""
-        height, width = ((size - start) // 2 for size, start in zip(self._fine.shape[1:], (row, column), strict=True))
+    def _halve(self, row: int, column: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Colours (H // 2, W // 2, 3), weighted so that nodata darkens no edge; alpha (H // 2, W // 2)."""
+        height, width = (
+            (size - start) // 2 for size, start in zip(self._fine.shape[1:], (row, column), strict=True)
+        )
         fine = self._fine[:, row : row + 2 * height, column : column + 2 * width]
         if self._opaque:
-            mean = (_sum_2x2(fine.astype(np.uint16)) + 2) // 4
+            colours, alpha = (_sum_2x2(fine[:3]) + 2) >> 2, np.empty((0, 0), np.uint8)
         else:
-            alpha = fine[3].astype(np.uint32)
-            weight = _sum_2x2(alpha)
-            colours = _sum_2x2(fine[:3] * alpha) + weight // 2
-            mean = np.concatenate([colours // np.maximum(weight, 1), (weight[None] + 2) // 4])
-        return np.ascontiguousarray(np.moveaxis(mean.astype(np.uint8), 0, -1))
+            weight = _sum_2x2(fine[3])
+            weighted = _sum_2x2(fine[:3] * fine[3].astype(np.uint16), np.uint32)
+            colours, alpha = (
+                (weighted + weight // 2) // np.maximum(weight, 1),
+                ((weight + 2) >> 2).astype(np.uint8),
+            )
+        return np.ascontiguousarray(np.moveaxis(colours.astype(np.uint8), 0, -1)), alpha
 
 
-def _sum_2x2(fine: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
-    rows = fine[..., ::2, :] + fine[..., 1::2, :]
-    return rows[..., ::2] + rows[..., 1::2]
+def _sum_2x2(fine: npt.NDArray[Any], dtype: type[np.unsignedinteger[Any]] = np.uint16) -> npt.NDArray[Any]:
+    rows = np.add(fine[..., ::2, :], fine[..., 1::2, :], dtype=dtype)
+    return np.asarray(rows[..., ::2] + rows[..., 1::2])
 
 
 def _sheet_at(ortho: Ortho, patch: Patch) -> Sheet | None:

@@ -23,7 +23,7 @@ from rasterio.windows import Window
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from tiling.errors import MissingCrs, NoSheets, NotAnOrthophoto, SheetError, UnreadableSheet
+from tiling.errors import MissingCrs, NoSheets, NotAnOrthophoto, UnreadableSheet
 from tiling.grid import Bounds, split_antimeridian
 
 SUFFIXES = (".tif", ".tiff")
@@ -34,7 +34,11 @@ EDGE_POINTS = 21  # per side of a densified outline: keeps a curved 1 km edge wi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sheet:
-    """One checked file. `transform` maps (column, row) to CRS units; `bands` are the 1-based red, green, blue."""
+    """One checked file.
+
+    `transform` maps (column, row) to CRS units; `bands` are the 1-based red, green, blue; `bounds` are west,
+    south, east, north of the footprint in WGS84.
+    """
 
     path: Path
     crs: str
@@ -43,6 +47,7 @@ class Sheet:
     height: int
     bands: tuple[int, ...]
     footprint: BaseGeometry
+    bounds: Bounds
     gsd_m: float
     captured_at: datetime | None
 
@@ -51,15 +56,9 @@ class Sheet:
         """The file name: what patches cut from this sheet record as their source."""
         return self.path.name
 
-    @property
-    def bounds(self) -> Bounds:
-        """West, south, east, north in WGS84."""
-        west, south, east, north = self.footprint.bounds
-        return west, south, east, north
-
 
 def find_sheets(paths: Sequence[Path]) -> list[Path]:
-    """The files to open, in the order of the arguments; a folder stands for its GeoTIFFs by name, or else its VRTs.
+    """The files to open, in the order given; a folder stands for its GeoTIFFs by name, or else for its VRTs.
 
     Raises:
         NoSheets: a path does not exist or a folder holds no GeoTIFF.
@@ -139,6 +138,7 @@ def _check(path: Path, dataset: Any) -> Sheet:
         height=dataset.height,
         bands=bands,
         footprint=footprint,
+        bounds=footprint.bounds,
         gsd_m=gsd_m,
         captured_at=_captured_at(dataset.tags().get("TIFFTAG_DATETIME")),
     )
@@ -148,7 +148,9 @@ def _check_place(path: Path, dataset: Any) -> None:
     if dataset.gcps[0]:
         raise MissingCrs(path, "is placed by ground control points only", "warp it first: gdalwarp IN OUT")
     if dataset.crs is None:
-        raise MissingCrs(path, "has no coordinate reference system", "set it: gdal_edit.py -a_srs EPSG:<code> FILE")
+        raise MissingCrs(
+            path, "has no coordinate reference system", "set it: gdal_edit.py -a_srs EPSG:<code> FILE"
+        )
     if dataset.transform.is_identity:
         raise MissingCrs(path, "has no geotransform", "add its world file or set -a_ullr with gdal_edit.py")
     if min(dataset.width, dataset.height) < 2 or abs(dataset.transform.determinant) == 0:
@@ -160,8 +162,12 @@ def _colour_bands(path: Path, dataset: Any) -> tuple[int, ...]:
     if dataset.dtypes[0] != "uint8":
         kind = f"{dataset.count} band{'s' if dataset.count > 1 else ''} of {dataset.dtypes[0]}"
         if dataset.count <= 2 and dataset.dtypes[0].startswith("float"):
-            raise NotAnOrthophoto(path, f"looks like a height model ({kind})", "name the folder of the imagery alone")
-        raise NotAnOrthophoto(path, f"is not 8-bit imagery ({kind})", "convert it: gdal_translate -ot Byte -scale")
+            raise NotAnOrthophoto(
+                path, f"looks like a height model ({kind})", "name the folder of the imagery alone"
+            )
+        raise NotAnOrthophoto(
+            path, f"is not 8-bit imagery ({kind})", "convert it: gdal_translate -ot Byte -scale"
+        )
     colours = dataset.colorinterp
     if ColorInterp.palette in colours:
         raise NotAnOrthophoto(path, "has a colour table", "expand it: gdal_translate -expand rgb")
@@ -212,10 +218,14 @@ def _to_wgs84(path: Path, dataset: Any, columns: Any, rows: Any) -> tuple[Any, A
         crs = pyproj.CRS.from_wkt(dataset.crs.to_wkt())
         radius_m = crs.ellipsoid.semi_major_metre if crs.ellipsoid else EARTH_RADIUS_LIMITS_M[0]
         if not EARTH_RADIUS_LIMITS_M[0] <= radius_m <= EARTH_RADIUS_LIMITS_M[1]:
-            raise NotAnOrthophoto(path, f"lies on another body (radius {radius_m:.0f} m)", "use imagery of the Earth")
+            raise NotAnOrthophoto(
+                path, f"lies on another body (radius {radius_m:.0f} m)", "use imagery of the Earth"
+            )
         lng, lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
     except ProjError as exc:
-        raise MissingCrs(path, f"has a CRS without a place on Earth ({exc})", "set the right one: gdal_edit.py -a_srs") from exc
+        raise MissingCrs(
+            path, f"has a CRS without a place on Earth ({exc})", "set the right one: gdal_edit.py -a_srs"
+        ) from exc
     if not (np.isfinite(lng).all() and np.isfinite(lat).all() and np.abs(lat).max() <= 90):
         raise NotAnOrthophoto(path, "lies outside the range of its CRS", "check its geotransform and CRS")
     return lng, lat
@@ -238,6 +248,3 @@ def _captured_at(tag: str | None) -> datetime | None:
         return datetime.strptime(tag.strip(), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)
     except ValueError:
         return None
-
-
-__all__ = ["Sheet", "SheetError", "fingerprint", "find_sheets", "open_sheet", "outline", "unreadable"]
