@@ -4,8 +4,8 @@
     python infra/protoc.py --check    lint, and compare the stubs with what would be written; write nothing
 
 The lint rules are the part of buf's STANDARD and COMMENTS categories that this contract can break; where a
-`buf` program is on PATH its own lint runs too. Stubs keep the descriptor names of `proto/`, so that a client that
-generates its own stubs can live in the same process; only their Python import path is moved to `serving.pb`.
+`buf` program is on PATH its own lint runs too. Stubs keep the descriptor names of `proto/`, so that a client
+with stubs of its own can live in the same process; only their Python import path is moved to `serving.pb`.
 """
 
 from __future__ import annotations
