@@ -85,7 +85,7 @@ class EmbeddedStore:
         with self._open() as folder:
             meta = folder.read_meta(spec.region, spec.generation)
             if meta is not None:
-                _check_resumable(meta, spec)
+                self._resume(folder, meta, spec)
                 return
             folder.clear(spec.region, spec.generation)
             path = folder.shard(spec.region, spec.generation)
@@ -201,6 +201,14 @@ class EmbeddedStore:
             self._shards[key] = shard
         return self._shards[key]
 
+    def _resume(self, folder: StoreFolder, meta: GenerationMeta, spec: GenerationSpec) -> None:
+        if meta.spec != spec:
+            raise GenerationExists(spec.region, spec.generation, f"with {meta.spec}")
+        if folder.live(spec.region) == spec.generation:
+            raise GenerationExists(spec.region, spec.generation, "it is live")
+        if meta.release:
+            folder.write_meta(meta.reopened())
+
     def _generation_info(self, folder: StoreFolder, region: str, name: str, *, live: bool) -> GenerationInfo:
         meta = _existing(folder, region, name)
         patches = meta.release.patches if meta.release else self._shard(folder, region, name).size()
@@ -228,13 +236,6 @@ def _live_meta(folder: StoreFolder, region: str, generation: str) -> GenerationM
             path, f"the live pointer names generation {generation!r}, which is missing or unfinished"
         )
     return meta
-
-
-def _check_resumable(meta: GenerationMeta, spec: GenerationSpec) -> None:
-    if meta.release:
-        raise GenerationExists(spec.region, spec.generation, "it was promoted")
-    if meta.spec != spec:
-        raise GenerationExists(spec.region, spec.generation, f"with {meta.spec}")
 
 
 def _release(shard: Shard, spec: GenerationSpec, coverage: BaseGeometry) -> Release:

@@ -106,7 +106,7 @@ class UnknownGeneration(SpatialIndexError):
 
 
 class GenerationExists(SpatialIndexError):
-    """The generation name is taken by a finished generation or by one with other settings."""
+    """The generation name is taken by the live generation or by one with other settings."""
 
     def __init__(self, region: str, generation: str, reason: str) -> None:
         super().__init__(region, generation, reason)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 import shapely
-from shapely.geometry import mapping, shape
+from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from spatial_index.payload import from_timestamp, to_timestamp
@@ -48,21 +48,18 @@ class GenerationMeta:
         """The same generation, promoted."""
         return replace(self, release=release)
 
+    def reopened(self) -> GenerationMeta:
+        """The same generation, open for writing again."""
+        return replace(self, release=None)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what is unknown is left out."""
-        values: dict[str, Any] = {"format": FORMAT, "created_at": to_timestamp(self.created_at)}
-        values["spec"] = asdict(self.spec)
-        if self.release:
-            release = self.release
-            values["release"] = {
-                "patches": release.patches,
-                "coverage": json.loads(json.dumps(mapping(release.coverage))),
-            }
-            for key in ("imagery_from", "imagery_to"):
-                moment = getattr(release, key)
-                if moment is not None:
-                    values["release"][key] = to_timestamp(moment)
-        return values
+        """Plain values, every key present: a server merges metadata, and would keep a key left out."""
+        return {
+            "format": FORMAT,
+            "created_at": to_timestamp(self.created_at),
+            "spec": asdict(self.spec),
+            "release": _release_json(self.release) if self.release else None,
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -77,7 +74,7 @@ class GenerationMeta:
             return cls(
                 spec=GenerationSpec(**values["spec"]),
                 created_at=_moment(values["created_at"]),
-                release=_release(values["release"]) if "release" in values else None,
+                release=_release(values["release"]) if values.get("release") else None,
             )
         except (KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as exc:
             raise ValueError(f"incomplete ({exc!r})") from exc
@@ -108,6 +105,15 @@ class GenerationMeta:
             live=live,
             created_at=self.created_at,
         )
+
+
+def _release_json(release: Release) -> dict[str, Any]:
+    return {
+        "patches": release.patches,
+        "coverage": json.loads(shapely.to_geojson(release.coverage)),
+        "imagery_from": to_timestamp(release.imagery_from) if release.imagery_from else None,
+        "imagery_to": to_timestamp(release.imagery_to) if release.imagery_to else None,
+    }
 
 
 def _release(values: Mapping[str, Any]) -> Release:

@@ -50,10 +50,10 @@ class Store(Protocol):
     """
 
     def create_generation(self, spec: GenerationSpec) -> None:
-        """Make an empty generation, or continue an unfinished one with the same spec.
+        """Make an empty generation, or continue one that has the same spec and is not live.
 
         Raises:
-            GenerationExists: it was promoted already, or has another spec.
+            GenerationExists: it is live, or has another spec.
         """
 
     def write(self, region: str, generation: str, records: Sequence[PatchRecord]) -> None:
@@ -62,7 +62,7 @@ class Store(Protocol):
         Raises:
             BadRecord: a value that could not be found again; nothing of `records` is written.
             UnknownGeneration: create it first.
-            GenerationFrozen: it was promoted.
+            GenerationFrozen: it was promoted; create_generation opens it again unless it is live.
         """
 
     def count(self, region: str, generation: str) -> int:

@@ -1,0 +1,286 @@
+"""The server store: regions on a Qdrant server, shared by many processes.
+
+A generation is a collection `clnet_<region>_<generation>` with its meta in the collection's metadata; the
+alias `clnet_<region>` points at the live one. Names hold no underscore, so these never collide.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from mercantile import LngLat
+from qdrant_client import models
+from shapely.geometry.base import BaseGeometry
+
+from spatial_index.collection import RemoteCollection
+from spatial_index.errors import (
+    DamagedStore,
+    EmptyGeneration,
+    GenerationExists,
+    GenerationFrozen,
+    GenerationLive,
+    StoreUnavailable,
+    UnknownGeneration,
+    UnknownRegion,
+)
+from spatial_index.meta import GenerationMeta, Release
+from spatial_index.planner import Plan
+from spatial_index.records import (
+    GenerationInfo,
+    GenerationSpec,
+    PatchHit,
+    PatchRecord,
+    RegionInfo,
+    Vectors,
+    check_coverage,
+    check_name,
+    check_records,
+)
+from spatial_index.remote import NotFound, Remote, ServerSettings
+from spatial_index.search import run_search
+from spatial_index.selection import Candidates, Rim
+from spatial_index.store import SearchRequest, SearchResult
+
+PREFIX = "clnet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _LiveCollection:
+    """A live generation as the search sees it."""
+
+    info: RegionInfo
+    collection: RemoteCollection
+
+    def within(self, rim: Rim) -> Iterator[tuple[UUID, LngLat]]:
+        return self.collection.within(rim)
+
+    def count(self, candidates: Candidates) -> int:
+        return self.collection.count(candidates)
+
+    def nearest(
+        self, vectors: Vectors, limit: int, candidates: Candidates, plan: Plan
+    ) -> list[list[PatchHit]]:
+        return self.collection.nearest(vectors, limit, candidates, plan)
+
+
+class ServerStore:
+    """A `Store` on a Qdrant server. See `spatial_index.store.Store` for what each call does and raises."""
+
+    def __init__(
+        self, *, url: str, api_key: str | None = None, settings: ServerSettings | None = None
+    ) -> None:
+        self._remote: Remote | None = Remote(url, api_key, settings or ServerSettings())
+        self._place = self._remote.place
+        self._lock = threading.Lock()  # guards the two fields below
+        self._live: dict[str, GenerationMeta] = {}
+        self._live_until = 0.0
+
+    def create_generation(self, spec: GenerationSpec) -> None:
+        collection = self._collection(spec.region, spec.generation)
+        meta = self._meta(spec.region, spec.generation)
+        if meta is None:
+            collection.create(GenerationMeta.new(spec))
+        elif meta.spec != spec:
+            raise GenerationExists(spec.region, spec.generation, f"with {meta.spec}")
+        elif self._live_name(spec.region) == spec.generation:
+            raise GenerationExists(spec.region, spec.generation, "it is live")
+        elif meta.release:
+            self._write_meta(meta.reopened())
+        collection.create_indexes()
+
+    def write(self, region: str, generation: str, records: Sequence[PatchRecord]) -> None:
+        meta = self._existing(region, generation)
+        if meta.release:
+            raise GenerationFrozen(region, generation)
+        vectors = check_records(records, meta.spec)
+        self._collection(region, generation).write(records, vectors)
+
+    def count(self, region: str, generation: str) -> int:
+        self._existing(region, generation)
+        return self._collection(region, generation).size()
+
+    def promote(self, region: str, generation: str, *, coverage: BaseGeometry) -> None:
+        check_coverage(coverage)
+        meta = self._existing(region, generation)
+        collection = self._collection(region, generation)
+        patches = collection.size()
+        if not patches:
+            raise EmptyGeneration(region, generation)
+        earliest, latest = collection.imagery_range()
+        release = Release(patches=patches, coverage=coverage, imagery_from=earliest, imagery_to=latest)
+        self._write_meta(meta.released(release))
+        self._point(region, generation)
+        self._forget_live()
+
+    def drop_generation(self, region: str, generation: str) -> None:
+        name = _collection_name(region, generation)
+        if self._live_name(region) == generation:
+            raise GenerationLive(region, generation)
+        self._delete(name)
+
+    def drop_region(self, region: str) -> None:
+        alias = _alias(region)
+        if self._live_name(region) is not None:
+            gone = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
+            remote = self._open()
+            remote.call(remote.client.update_collection_aliases, [gone])
+            self._forget_live()
+        for generation in self._generation_names(region):
+            self._delete(_collection_name(region, generation))
+
+    def generations(self, region: str) -> list[GenerationInfo]:
+        check_name("region", region)
+        live = self._live_name(region)
+        return [
+            self._existing(region, name).generation_info(
+                patches=self._collection(region, name).size(), live=name == live
+            )
+            for name in self._generation_names(region)
+        ]
+
+    def regions(self) -> list[RegionInfo]:
+        live = self._read_live()
+        return [live[name].region_info() for name in sorted(live)]
+
+    def region(self, name: str) -> RegionInfo:
+        return _known(self._read_live(), name).region_info()
+
+    def search(self, request: SearchRequest) -> SearchResult:
+        try:
+            return self._search(request, self._recent_live())
+        except NotFound:  # the generation was dropped since we looked: the alias points at its successor
+            return self._search(request, self._read_live())
+
+    def close(self) -> None:
+        if self._remote:
+            self._remote.close()
+        self._remote = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _search(self, request: SearchRequest, live: dict[str, GenerationMeta]) -> SearchResult:
+        names = sorted(set(request.regions)) if request.regions else sorted(live)
+        metas = [_known(live, name) for name in names]
+        return run_search(
+            request,
+            [
+                _LiveCollection(
+                    info=meta.region_info(),
+                    collection=self._collection(meta.spec.region, meta.spec.generation),
+                )
+                for meta in metas
+            ],
+        )
+
+    def _open(self) -> Remote:
+        if self._remote is None:
+            raise StoreUnavailable(self._place, "it was closed", "open it again")
+        return self._remote
+
+    def _collection(self, region: str, generation: str) -> RemoteCollection:
+        return RemoteCollection(self._open(), _collection_name(region, generation))
+
+    def _meta(self, region: str, generation: str) -> GenerationMeta | None:
+        """The generation's meta; None if there is no such generation."""
+        remote = self._open()
+        name = _collection_name(region, generation)
+        try:
+            found = remote.call(remote.client.get_collection, name).config.metadata
+        except NotFound:
+            return None
+        try:
+            return GenerationMeta.from_json(found or {})
+        except ValueError as exc:
+            raise DamagedStore(f"{self._place}/collections/{name}", str(exc)) from exc
+
+    def _existing(self, region: str, generation: str) -> GenerationMeta:
+        meta = self._meta(region, generation)
+        if meta is None:
+            raise UnknownGeneration(region, generation)
+        return meta
+
+    def _write_meta(self, meta: GenerationMeta) -> None:
+        remote = self._open()
+        name = _collection_name(meta.spec.region, meta.spec.generation)
+        remote.call(remote.client.update_collection, name, metadata=meta.to_json())
+
+    def _point(self, region: str, generation: str) -> None:
+        """Make `generation` the live one: one atomic change of the alias."""
+        alias = _alias(region)
+        create = models.CreateAlias(alias_name=alias, collection_name=_collection_name(region, generation))
+        changes: list[models.AliasOperations] = [models.CreateAliasOperation(create_alias=create)]
+        if self._live_name(region) is not None:
+            delete = models.DeleteAlias(alias_name=alias)
+            changes.insert(0, models.DeleteAliasOperation(delete_alias=delete))
+        remote = self._open()
+        remote.call(remote.client.update_collection_aliases, changes)
+
+    def _delete(self, collection_name: str) -> None:
+        remote = self._open()
+        remote.call(remote.client.delete_collection, collection_name)
+
+    def _generation_names(self, region: str) -> list[str]:
+        remote = self._open()
+        start = f"{_alias(region)}_"
+        names = [each.name for each in remote.call(remote.client.get_collections).collections]
+        return sorted(name.removeprefix(start) for name in names if name.startswith(start))
+
+    def _pointers(self) -> dict[str, str]:
+        """Live generation by region."""
+        remote = self._open()
+        aliases = remote.call(remote.client.get_aliases).aliases
+        pairs = [(each.alias_name.split("_"), each.collection_name.split("_")) for each in aliases]
+        return {
+            alias[1]: collection[2]
+            for alias, collection in pairs
+            if len(alias) == 2 and alias[0] == PREFIX and collection[:2] == alias and len(collection) == 3
+        }
+
+    def _live_name(self, region: str) -> str | None:
+        return self._pointers().get(region)
+
+    def _read_live(self) -> dict[str, GenerationMeta]:
+        """The live generations as the server has them now."""
+        found = {region: self._meta(region, name) for region, name in self._pointers().items()}
+        live = {region: meta for region, meta in found.items() if meta and meta.release}
+        with self._lock:
+            self._live = live
+            self._live_until = time.monotonic() + self._open().settings.refresh_s
+        return live
+
+    def _recent_live(self) -> dict[str, GenerationMeta]:
+        """The live generations, at most `refresh_s` old."""
+        with self._lock:
+            if time.monotonic() < self._live_until:
+                return self._live
+        return self._read_live()
+
+    def _forget_live(self) -> None:
+        with self._lock:
+            self._live_until = 0.0
+
+
+def _known(live: dict[str, GenerationMeta], name: str) -> GenerationMeta:
+    if name not in live:
+        raise UnknownRegion(name, sorted(live))
+    return live[name]
+
+
+def _alias(region: str) -> str:
+    return f"{PREFIX}_{check_name('region', region)}"
+
+
+def _collection_name(region: str, generation: str) -> str:
+    return f"{_alias(region)}_{check_name('generation', generation)}"
