@@ -1,0 +1,214 @@
+"""Batch assembly and augmentation: geometry exactly and jointly on both views, appearance on each view alone.
+
+Joint: quarter turns, mirror images. Ground alone: heading jitter, limited field of view. Appearance: colour mixing,
+contrast, noise, blur, erasing, drawn per image, because season, light and camera of the two views never agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from clnet_model.data import GeoPairs
+from clnet_model.preprocess import CanvasSpec, Pixels
+from clnet_model.sampling import BatchRows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Strengths; `AugmentConfig.off()` leaves images as they are."""
+
+    turns: bool = True
+    mirror: bool = True
+    shift_patches: bool = True
+    heading_sigma_deg: float = 3.0
+    limited_fov_share: float = 0.35
+    photo_like_share: float = 0.5
+    colour_mix: float = 0.25
+    swap_share: float = 0.1
+    grey_share: float = 0.15
+    contrast: float = 0.35
+    noise_max: float = 14.0
+    blur_share: float = 0.2
+    erase_share: float = 0.3
+
+    @staticmethod
+    def off() -> AugmentConfig:
+        return AugmentConfig(
+            turns=False, mirror=False, shift_patches=False, heading_sigma_deg=0, limited_fov_share=0, colour_mix=0,
+            swap_share=0, grey_share=0, contrast=0, noise_max=0, blur_share=0, erase_share=0,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Images in 0..255 as the network takes them, and the distance of every camera from every patch centre."""
+
+    canvases: Tensor  # (Q, 4, H, W) float32
+    patches: Tensor  # (P, 3, S, S) float32
+    distance_m: Tensor  # (Q, P) float32
+    true_patch: Tensor  # (Q,) int64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldTurn:
+    """A symmetry of the square: mirror east-west first, then turn counter-clockwise by quarter circles."""
+
+    quarters: int = 0
+    mirror: bool = False
+
+    def canvas(self, canvas: Pixels, jitter_px: int = 0) -> Pixels:
+        """Apply to a canvas (H, W, 4): what stood at azimuth a now stands at (-)a - 90° * quarters."""
+        turned = canvas[:, ::-1] if self.mirror else canvas
+        return np.roll(turned, jitter_px - self.quarters * (canvas.shape[1] // 4), axis=1)
+
+    def patch(self, patch: Pixels) -> Pixels:
+        """Apply to a north-up patch (S, S, 3)."""
+        turned = patch[:, ::-1] if self.mirror else patch
+        return np.rot90(turned, self.quarters)
+
+
+class Augmenter:
+    """Assembles batches of a GeoPairs with random but joint geometry and independent appearance."""
+
+    def __init__(self, config: AugmentConfig, canvas: CanvasSpec, *, seed: int) -> None:
+        self.config, self.spec = config, canvas
+        self.rng = np.random.default_rng(seed)
+        self.torch_rng = torch.Generator().manual_seed(seed)
+        self._noise = torch.randn(
+            1 << 22, generator=self.torch_rng
+        )  # drawn once: fresh noise costs 10x its use
+
+    def __call__(self, city: GeoPairs, rows: BatchRows) -> Batch:
+        turn = WorldTurn(
+            quarters=int(self.rng.integers(4)) if self.config.turns else 0,
+            mirror=bool(self.config.mirror and self.rng.random() < 0.5),
+        )
+        canvases = self._canvases(city, rows.street, turn)
+        patches, shift_m = self._patches(city, rows.patches, turn)
+        centres = city.patch_xy_m[rows.patches] + shift_m
+        offset = city.street_xy_m[rows.street][:, None] - centres[None]
+        distance = torch.from_numpy(np.hypot(offset[..., 0], offset[..., 1]).astype(np.float32))
+        return Batch(
+            canvases=self._limit_view(self._appearance(canvases)),
+            patches=self._appearance(patches),
+            distance_m=distance,
+            true_patch=distance.argmin(dim=1),
+        )
+
+    def _canvases(self, city: GeoPairs, street: NDArray[np.intp], turn: WorldTurn) -> Tensor:
+        jitter_deg = self.rng.normal(0.0, self.config.heading_sigma_deg, len(street))
+        jitter_px = np.rint(jitter_deg / 360.0 * self.spec.width_px).astype(int)
+        turned = [turn.canvas(city.canvases[row], px) for row, px in zip(street, jitter_px, strict=True)]
+        return _to_planes(np.stack(turned))
+
+    def _patches(
+        self, city: GeoPairs, rows: NDArray[np.intp], turn: WorldTurn
+    ) -> tuple[Tensor, NDArray[np.float64]]:
+        """Crops moved inside the margin, and how far (P, 2) their centres moved east and north."""
+        size, margin = city.patch_px, city.margin_px
+        reach = margin if self.config.shift_patches else 0
+        right, down = self.rng.integers(-reach, reach + 1, (2, len(rows)))
+        crops = [
+            turn.patch(city.patches[row, margin + dy : margin + dy + size, margin + dx : margin + dx + size])
+            for row, dx, dy in zip(rows, right, down, strict=True)
+        ]
+        return _to_planes(np.stack(crops)), np.stack([right, -down], axis=1) * city.gsd_m
+
+    def _appearance(self, images: Tensor) -> Tensor:
+        """Colours, contrast, noise, blur and erasing of (B, 3 or 4, H, W); a fourth channel stays as it is."""
+        rgb, rest = images[:, :3], images[:, 3:]
+        rgb = self._colours(rgb)
+        rgb = self._blur(self._with_noise(rgb))
+        rgb = self._erase(rgb).clamp_(0, 255)
+        return torch.cat([rgb, rest], dim=1) if rest.shape[1] else rgb
+
+    def _colours(self, rgb: Tensor) -> Tensor:
+        """A random 3 × 3 colour matrix near identity (or grey, or channels swapped), gain, and a contrast curve."""
+        batch, c = rgb.shape[0], self.config
+        matrix = torch.eye(3).repeat(batch, 1, 1) + c.colour_mix * self._normal(batch, 3, 3)
+        swapped = torch.eye(3)[torch.from_numpy(self.rng.permuted(np.tile(np.arange(3), (batch, 1)), axis=1))]
+        matrix = torch.where(self._chance(c.swap_share, batch, 1, 1), swapped @ matrix, matrix)
+        grey = torch.tensor([0.3, 0.59, 0.11]).expand(batch, 3, 3)
+        matrix = torch.where(self._chance(c.grey_share, batch, 1, 1), grey, matrix)
+        mixed = torch.bmm(matrix, rgb.flatten(2)).view_as(rgb).clamp_(0, 255)
+        bend = c.contrast * self._normal(batch, 1, 1, 1).clamp(-2, 2) / 255.0
+        return mixed + bend * mixed * (255.0 - mixed)
+
+    def _with_noise(self, rgb: Tensor) -> Tensor:
+        if self.config.noise_max <= 0:
+            return rgb
+        start = int(self.rng.integers(max(1, len(self._noise) - rgb[:8].numel())))
+        noise = self._noise[start : start + rgb[:8].numel()].view_as(rgb[:8])
+        strength = self.config.noise_max * self._uniform(rgb.shape[0], 1, 1, 1).square()
+        for first in range(0, rgb.shape[0], 8):  # in place, the same field shifted by whole images
+            part = rgb[first : first + 8]
+            part.addcmul_(noise[: len(part)], strength[first : first + 8])
+        return rgb
+
+    def _blur(self, rgb: Tensor) -> Tensor:
+        chosen = torch.nonzero(self._chance(self.config.blur_share, rgb.shape[0])).flatten()
+        if len(chosen):
+            rgb[chosen] = functional.avg_pool2d(rgb[chosen], 3, stride=1, padding=1, count_include_pad=False)
+        return rgb
+
+    def _erase(self, rgb: Tensor) -> Tensor:
+        """A random rectangle in some images becomes one random colour: a lorry, a parked van, a crane."""
+        _, _, height, width = rgb.shape
+        for row in torch.nonzero(self._chance(self.config.erase_share, rgb.shape[0])).flatten().tolist():
+            tall, wide = int(height * self.rng.uniform(0.1, 0.5)), int(width * self.rng.uniform(0.05, 0.3))
+            top, left = int(self.rng.integers(height - tall)), int(self.rng.integers(width - wide))
+            rgb[row, :, top : top + tall, left : left + wide] = self._uniform(3, 1, 1) * 255
+        return rgb
+
+    def _limit_view(self, canvases: Tensor) -> Tensor:
+        """Mask part of some canvases: a sector, or what a pinhole photo of 4:3 or so would have seen."""
+        limited = self._chance(self.config.limited_fov_share, canvases.shape[0], 1, 1)
+        seen = self._photo_masks(canvases.shape[0]) | ~limited  # (Q, H, W)
+        return canvases * seen[:, None]
+
+    def _photo_masks(self, batch: int) -> Tensor:
+        """Random fields of view (Q, H, W): 70 to 360 degrees wide, or 60 to 110 wide and a photo's aspect high."""
+        spec = self.spec
+        azimuth = (torch.arange(spec.width_px) + 0.5) * 360 / spec.width_px - 180
+        elevation = spec.elevation_max_deg - (torch.arange(spec.height_px) + 0.5) * (
+            spec.elevation_span_deg / spec.height_px
+        )
+        towards = self._uniform(batch, 1) * 360
+        turn = torch.remainder(azimuth[None] - towards + 180, 360) - 180  # (Q, W)
+        photo = self._chance(self.config.photo_like_share, batch, 1)
+        hfov = torch.where(photo, 60 + 50 * self._uniform(batch, 1), 70 + 290 * self._uniform(batch, 1))
+        within = (turn.abs() <= hfov / 2)[:, None]  # (Q, 1, W)
+        aspect = 0.55 + 0.5 * self._uniform(batch, 1)
+        half_height = torch.tan(torch.deg2rad(hfov.clamp(max=150) / 2)) * aspect  # at depth 1
+        rise = torch.tan(torch.deg2rad(elevation))[None, :, None]  # (1, H, 1)
+        depth = torch.cos(torch.deg2rad(turn.clamp(-89, 89)))[:, None]  # (Q, 1, W)
+        pitch = torch.tan(torch.deg2rad(4 * self._normal(batch, 1)))[..., None]
+        framed = (rise - pitch * depth).abs() <= (half_height[..., None] * depth)
+        return within & (framed | ~photo[..., None])
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.torch_rng)
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.torch_rng)
+
+    def _chance(self, share: float, *shape: int) -> Tensor:
+        return self._uniform(*shape) < share
+
+
+@cache
+def _noise_field() -> Tensor:
+    """Drawn once and read from random offsets: fresh normal noise per batch would cost ten times its use."""
+    return torch.randn(1 << 20, generator=torch.Generator().manual_seed(7))
+
+
+def _to_planes(images: Pixels) -> Tensor:
+    """(B, H, W, C) uint8 to (B, C, H, W) float32."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float()

@@ -1,0 +1,108 @@
+"""What a checkpoint's similarities mean: fitted on a validation city, stored beside the weights.
+
+Knows similarities and positions; does not know the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clnet_model.errors import BadConfig
+
+Similarities = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewCalibration:
+    """For street images of one field of view.
+
+    `temperature`: softmax(similarity / temperature) over a city's patches is the likeliest posterior of the true patch.
+    `min_similarity`: best similarities below it come more likely from outside the gallery than from inside.
+    `position_sigma_m`: per-axis error of the interpolated position when the right patch was found.
+    """
+
+    hfov_deg: float
+    temperature: float
+    min_similarity: float
+    position_sigma_m: float
+    inside_similarity_p05: float
+    inside_similarity_p50: float
+    outside_similarity_p50: float
+    outside_similarity_p95: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """Views sorted by field of view, widest last; an uncalibrated network gets placeholders."""
+
+    views: tuple[ViewCalibration, ...] = field(
+        default=(
+            ViewCalibration(
+                hfov_deg=360.0,
+                temperature=0.05,
+                min_similarity=-1.0,
+                position_sigma_m=12.0,
+                inside_similarity_p05=0.0,
+                inside_similarity_p50=0.0,
+                outside_similarity_p50=0.0,
+                outside_similarity_p95=0.0,
+            ),
+        )
+    )
+    heading_step_deg: float = 15.0
+    fitted: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise BadConfig("a calibration needs at least one field of view; fit it with `clnet evaluate`")
+
+    @property
+    def temperature(self) -> float:
+        return self.views[-1].temperature
+
+    @property
+    def min_similarity(self) -> float:
+        return self.views[-1].min_similarity
+
+    @property
+    def position_sigma_m(self) -> float:
+        return self.views[-1].position_sigma_m
+
+    def at(self, hfov_deg: float) -> ViewCalibration:
+        """The calibration of the nearest field of view that was fitted."""
+        return min(self.views, key=lambda view: abs(view.hfov_deg - hfov_deg))
+
+
+def fit_temperature(similarity: Similarities, true_patch: NDArray[np.intp]) -> float:
+    """Maximum-likelihood softmax temperature of the true patch among all (Q, P); golden-section in log space."""
+    low, high = np.log(0.005), np.log(0.5)
+    golden = (np.sqrt(5) - 1) / 2
+    for _ in range(24):
+        a, b = high - golden * (high - low), low + golden * (high - low)
+        if _negative_log_likelihood(similarity, true_patch, np.exp(a)) < _negative_log_likelihood(
+            similarity, true_patch, np.exp(b)
+        ):
+            high = b
+        else:
+            low = a
+    return float(np.exp((low + high) / 2))
+
+
+def fit_threshold(inside: Similarities, outside: Similarities) -> float:
+    """The best-similarity threshold with the fewest errors of both kinds, each kind weighted by its share."""
+    levels = np.unique(np.concatenate([inside, outside]))
+    missed = np.searchsorted(np.sort(inside), levels, side="left") / len(inside)
+    accepted = 1.0 - np.searchsorted(np.sort(outside), levels, side="left") / len(outside)
+    return float(levels[np.argmin(missed + accepted)])
+
+
+def _negative_log_likelihood(
+    similarity: Similarities, true_patch: NDArray[np.intp], temperature: float
+) -> float:
+    logits = similarity / temperature
+    peak = logits.max(axis=1, keepdims=True)
+    log_sum = peak[:, 0] + np.log(np.exp(logits - peak).sum(axis=1))
+    return float((log_sum - logits[np.arange(len(logits)), true_patch]).mean())

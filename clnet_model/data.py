@@ -1,0 +1,131 @@
+"""GeoPairs: one city's street canvases and aerial patches with their metric positions, on disk or in memory.
+
+Knows arrays and offsets in metres; does not know GeoTIFFs, manifests or tiles (the command line glues those).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clnet_model.errors import BadPairs
+from clnet_model.preprocess import Pixels
+
+ARRAYS = ("canvases", "street_xy_m", "patches", "patch_xy_m", "hfov_deg")
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeoPairs:
+    """A city for training or evaluation.
+
+    Canvases are north-aligned by the true heading. Patches may carry a margin around the `patch_px` that the network
+    sees (`margin_px` on every side at the same resolution) so that training can move the crop. Positions are x east,
+    y north in one metric projected CRS whose north is the patches' north.
+    """
+
+    city: str
+    canvases: Pixels  # (N, H, W, 4)
+    street_xy_m: NDArray[np.float64]  # (N, 2)
+    hfov_deg: NDArray[np.float32]  # (N,), 360 for panoramas
+    patches: Pixels  # (P, S + 2 margin, S + 2 margin, 3)
+    patch_xy_m: NDArray[np.float64]  # (P, 2)
+    margin_px: int = 0
+    gsd_m: float = 70.0 / 128
+
+    def __post_init__(self) -> None:
+        expected = {
+            "canvases": (self.canvases, (len(self.street_xy_m), None, None, 4)),
+            "street_xy_m": (self.street_xy_m, (len(self.canvases), 2)),
+            "hfov_deg": (self.hfov_deg, (len(self.canvases),)),
+            "patches": (self.patches, (len(self.patch_xy_m), None, None, 3)),
+            "patch_xy_m": (self.patch_xy_m, (len(self.patches), 2)),
+        }
+        for name, (array, shape) in expected.items():
+            fits = array.ndim == len(shape) and all(
+                want is None or have == want for have, want in zip(array.shape, shape, strict=False)
+            )
+            if not fits:
+                raise BadPairs(f"{self.city}: {name} is {array.shape}, expected {shape} (None = any)")
+        if not len(self.canvases) or not len(self.patches):
+            raise BadPairs(
+                f"{self.city}: {len(self.canvases)} street images and {len(self.patches)} patches; both are needed"
+            )
+
+    @property
+    def patch_px(self) -> int:
+        return int(self.patches.shape[1]) - 2 * self.margin_px
+
+    def __len__(self) -> int:
+        return len(self.canvases)
+
+    def centre_patches(self, rows: slice | NDArray[np.intp] = slice(None)) -> Pixels:
+        """Patches without their margin: what the gallery holds."""
+        margin, size = self.margin_px, self.patch_px
+        return self.patches[rows, margin : margin + size, margin : margin + size]
+
+    def panoramas(self) -> NDArray[np.intp]:
+        """Rows of the full-circle canvases."""
+        return np.flatnonzero(self.hfov_deg >= 359.0)
+
+    def subset(self, rows: NDArray[np.intp]) -> GeoPairs:
+        """The same gallery with some of the street images."""
+        return GeoPairs(
+            city=self.city,
+            canvases=self.canvases[rows],
+            street_xy_m=self.street_xy_m[rows],
+            hfov_deg=self.hfov_deg[rows],
+            patches=self.patches,
+            patch_xy_m=self.patch_xy_m,
+            margin_px=self.margin_px,
+            gsd_m=self.gsd_m,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write one .npy per array, so that a later load maps them into memory instead of reading them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+        about = {"format": FORMAT, "city": self.city, "margin_px": self.margin_px, "gsd_m": self.gsd_m}
+        (folder / "pairs.json").write_text(
+            json.dumps(about, indent=2) + "\n"
+        )  # last: marks the folder complete
+
+
+def load_pairs(folder: Path) -> GeoPairs:
+    """Open a saved city; pixel arrays stay memory-mapped.
+
+    Raises:
+        BadPairs: the folder is not a complete data set of this format.
+    """
+    try:
+        about = json.loads((folder / "pairs.json").read_text())
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+    except (OSError, ValueError) as error:
+        raise BadPairs(f"{folder} holds no complete pairs data set ({error}); write it again") from error
+    if about.get("format") != FORMAT:
+        raise BadPairs(
+            f"{folder} has pairs format {about.get('format')}, this version reads {FORMAT}; rebuild it"
+        )
+    return GeoPairs(city=about["city"], margin_px=about["margin_px"], gsd_m=about["gsd_m"], **arrays)
+
+
+def nearest_rows(
+    from_xy_m: NDArray[np.float64], to_xy_m: NDArray[np.float64], *, count: int, block: int = 1024
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """For each position the `count` nearest others, nearest first: rows and distances in metres (N, count)."""
+    count = min(count, len(to_xy_m))
+    rows = np.empty((len(from_xy_m), count), np.int32)
+    metres = np.empty((len(from_xy_m), count), np.float32)
+    for start in range(0, len(from_xy_m), block):
+        offset = from_xy_m[start : start + block, None] - to_xy_m[None]
+        distance = np.hypot(offset[..., 0], offset[..., 1])
+        part = np.argpartition(distance, count - 1, axis=1)[:, :count]
+        order = np.take_along_axis(distance, part, axis=1).argsort(axis=1, kind="stable")
+        rows[start : start + block] = np.take_along_axis(part, order, axis=1)
+        metres[start : start + block] = np.take_along_axis(distance, rows[start : start + block], axis=1)
+    return rows, metres

@@ -1,0 +1,35 @@
+"""Errors of the model room.
+
+ModelError
+├── BadImage        a street image that cannot or must not be decoded
+├── BadCamera       camera parameters outside what an image can have
+├── BadCheckpoint   a checkpoint folder that is missing, broken, or of another format
+├── BadPairs        a training or evaluation data set that cannot be used
+└── BadConfig       a network or training setting outside its range
+"""
+
+from __future__ import annotations
+
+
+class ModelError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class BadImage(ModelError):
+    """The bytes are not an image that we read, or the image is outside the limits."""
+
+
+class BadCamera(ModelError):
+    """A field of view, heading or pitch that no camera has."""
+
+
+class BadCheckpoint(ModelError):
+    """The checkpoint is missing, incomplete, damaged, or written by another format version."""
+
+
+class BadPairs(ModelError):
+    """Street and aerial arrays that do not fit together, or a folder that holds none."""
+
+
+class BadConfig(ModelError):
+    """A setting outside its range; the message names the range."""

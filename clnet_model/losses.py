@@ -1,0 +1,72 @@
+"""Position-aware symmetric InfoNCE: neighbouring patches overlap, so the target is a posterior over places.
+
+Knows descriptors and metric distances; does not know images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MAX_LOG_SCALE = 4.6052  # exp = 100, the usual cap (CLIP)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """`position_sigma_m` 0 gives the hard targets of plain InfoNCE (the nearest patch alone)."""
+
+    position_sigma_m: float = 10.0
+    label_smoothing: float = 0.05
+    remap_weight: float = 0.1
+
+
+def soft_targets(distance_m: Tensor, *, sigma_m: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    """Target distribution (Q, P) over the columns and the rows' weights (Q,).
+
+    target ∝ exp(-d² / 2σ²) of the metric distance (inf across cities). A row without any column within 3σ of its
+    position has no right answer in the batch: weight 0.
+    """
+    nearest = distance_m.amin(dim=1, keepdim=True)
+    if sigma_m <= 0:
+        affinity = (distance_m <= nearest).float()
+        weight = torch.isfinite(nearest[:, 0]).float()
+    else:
+        reachable = torch.where(torch.isfinite(nearest), nearest, torch.zeros_like(nearest))
+        affinity = torch.exp(-(distance_m.square() - reachable.square()) / (2 * sigma_m**2))
+        weight = (nearest[:, 0] < 3 * sigma_m).float()
+    target = affinity / affinity.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    smoothed = (1 - label_smoothing) * target + label_smoothing / distance_m.shape[1]
+    return smoothed, weight
+
+
+def position_aware_nce(
+    ground: Tensor, aerial: Tensor, distance_m: Tensor, log_scale: Tensor, config: LossConfig
+) -> Tensor:
+    """Mean of both directions' cross-entropies between scaled similarities and the soft targets.
+
+    ground (Q, D), aerial (P, D) L2-normalised; distance_m (Q, P) between camera and patch centre.
+    """
+    logits = log_scale.clamp(max=MAX_LOG_SCALE).exp() * ground @ aerial.T  # (Q, P)
+    rows = _cross_entropy(logits, distance_m, config)
+    columns = _cross_entropy(logits.T, distance_m.T, config)
+    return (rows + columns) / 2
+
+
+def remap_agreement(ground: Tensor, aerial: Tensor, observed: Tensor, true_patch: Tensor) -> Tensor:
+    """NEC's auxiliary loss: remapped ground features should lie where the true patch's features lie.
+
+    ground (Q, L, C), aerial (P, L, C), observed (Q, L) share of each latent cell, true_patch (Q,) column of each row.
+    """
+    cosine = functional.cosine_similarity(ground.float(), aerial[true_patch].float(), dim=-1)  # (Q, L)
+    return ((1 - cosine) * observed).sum() / observed.sum().clamp(min=1.0)
+
+
+def _cross_entropy(logits: Tensor, distance_m: Tensor, config: LossConfig) -> Tensor:
+    target, weight = soft_targets(
+        distance_m, sigma_m=config.position_sigma_m, label_smoothing=config.label_smoothing
+    )
+    losses = -(target * logits.log_softmax(dim=1)).sum(dim=1)
+    return (losses * weight).sum() / weight.sum().clamp(min=1.0)

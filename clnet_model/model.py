@@ -1,0 +1,299 @@
+"""CLNet: one shared trunk, three switchable modules, one descriptor per view.
+
+A reconstruction: the public text (arXiv 2512.14560) gives the purpose of NCM, NEC and GFR, not their equations.
+With all three switched off this is the plain siamese baseline with average pooling (Sample4Geo, arXiv 2303.11851).
+Every normalisation is per token or per image: a descriptor never depends on batch mates or on the other view.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoBackbone, AutoConfig, ConvNextConfig, ConvNextV2Config
+
+from clnet_model.errors import BadConfig
+from clnet_model.modules import (
+    Alignment,
+    CorrespondenceField,
+    FeatureRemap,
+    GuidedRecalibration,
+    aerial_geometry,
+    ground_geometry,
+)
+from clnet_model.preprocess import CanvasSpec
+
+MODULES = ("ncm", "nec", "gfr")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneConfig:
+    """A ConvNeXt trunk; tokens come from its last two stages."""
+
+    model_type: str = "convnext"
+    hidden_sizes: tuple[int, ...] = (40, 80, 160)
+    depths: tuple[int, ...] = (2, 2, 6)
+    stem_px: int = 4
+
+    @property
+    def fine_stride_px(self) -> int:
+        return self.stem_px * 2 ** (len(self.depths) - 2)
+
+    @property
+    def coarse_stride_px(self) -> int:
+        return 2 * self.fine_stride_px
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CLNetConfig:
+    """Everything that defines the network and the images it expects."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    canvas: CanvasSpec = field(default_factory=CanvasSpec)
+    patch_px: int = 128
+    side_m: float = 70.0
+    zoom: int = 20
+    camera_height_m: float = 2.5
+    token_dim: int = 96
+    latent_azimuths: int = 32
+    latent_ranges: int = 4
+    azimuth_channels: int = 12
+    use_ncm: bool = True
+    use_nec: bool = True
+    use_gfr: bool = True
+
+    def __post_init__(self) -> None:
+        stride = self.backbone.coarse_stride_px
+        sizes = {
+            "canvas.height_px": self.canvas.height_px,
+            "canvas.width_px": self.canvas.width_px,
+            "patch_px": self.patch_px,
+        }
+        for name, size_px in sizes.items():
+            if size_px % stride:
+                raise BadConfig(
+                    f"{name} is {size_px}: it must be a multiple of the trunk's stride, {stride} px"
+                )
+        if not 8 <= self.dim <= 512:
+            raise BadConfig(f"the descriptor has {self.dim} dimensions: 8 to 512 are allowed")
+
+    @property
+    def dim(self) -> int:
+        return self.latent_azimuths * self.azimuth_channels
+
+    def without(self, *modules: str) -> CLNetConfig:
+        """The same network with some of `ncm`, `nec`, `gfr` switched off."""
+        unknown = set(modules) - set(MODULES)
+        if unknown:
+            raise BadConfig(f"unknown module {', '.join(sorted(unknown))}: choose from {', '.join(MODULES)}")
+        return replace(self, **{f"use_{name}": False for name in modules})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """One embedded view: descriptors (B, D), the features before the head (B, L, C), the alignment if NCM is on."""
+
+    descriptor: Tensor
+    features: Tensor
+    observed: Tensor  # (B, L)
+    alignment: Alignment | None
+
+
+class Trunk(nn.Module):
+    """Shared by both views: images (B, 4, H, W) to a token grid (B, C, H / stride, W / stride)."""
+
+    def __init__(self, config: BackboneConfig, token_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = AutoBackbone.from_config(_hf_config(config))
+        fine_dim, coarse_dim = config.hidden_sizes[-2:]
+        self.fine = nn.Linear(fine_dim, token_dim)
+        self.coarse = nn.Linear(coarse_dim, token_dim)
+        self.norm = nn.LayerNorm(token_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Tokens (B, rows, columns, C) at the fine stride."""
+        fine, coarse = self.backbone(images).feature_maps
+        coarse = self.coarse(coarse.permute(0, 2, 3, 1))
+        coarse = coarse.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+        tokens: Tensor = self.norm(self.fine(fine.permute(0, 2, 3, 1)) + coarse)
+        return tokens
+
+
+class ViewHead(nn.Module):
+    """One view's own modules: tokens and their mask to a descriptor."""
+
+    def __init__(self, config: CLNetConfig, field_: CorrespondenceField | None) -> None:
+        super().__init__()
+        self.config = config
+        self.ncm = field_
+        self.nec = FeatureRemap(config.token_dim) if config.use_nec else None
+        self.gfr = GuidedRecalibration(config.token_dim) if config.use_gfr else None
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Alignment | None]:
+        """Features (B, L, C), observed share of each (B, L), and the alignment."""
+        if self.ncm is not None:
+            alignment = self.ncm(tokens, mask)
+            features, observed = alignment.values.flatten(1, 2), alignment.observed.flatten(1)
+        else:
+            alignment = None
+            features, observed = tokens, tokens.new_ones(tokens.shape[:2]) if mask is None else mask
+        if self.nec is not None:
+            features = self.nec(features)
+        if self.gfr is not None:
+            features = self.gfr(features, observed)
+        return features, observed, alignment
+
+
+class CLNet(nn.Module):
+    """Embeds street canvases and aerial patches into one space."""
+
+    def __init__(self, config: CLNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = Trunk(config.backbone, config.token_dim)
+        self.ground = ViewHead(config, self._ground_field())
+        self.aerial = ViewHead(config, self._aerial_field())
+        columns = config.latent_ranges if config.use_ncm else 1
+        self.project = nn.Sequential(
+            nn.LayerNorm(config.token_dim * columns),
+            nn.Linear(config.token_dim * columns, config.azimuth_channels if config.use_ncm else config.dim),
+        )
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # of the loss; kept for resuming
+
+    def embed_ground(self, canvases: Tensor) -> Tensor:
+        """Descriptors (B, D) of uint8 or float canvases (B, 4, H, W) in 0..255."""
+        return self.view_ground(canvases).descriptor
+
+    def embed_aerial(self, patches: Tensor) -> Tensor:
+        """Descriptors (B, D) of uint8 or float patches (B, 3, S, S) in 0..255."""
+        return self.view_aerial(patches).descriptor
+
+    def view_ground(self, canvases: Tensor) -> View:
+        """Everything about street canvases (B, 4, H, W)."""
+        mask = canvases[:, 3:].float() / 255.0
+        images = standardise(canvases[:, :3].float(), mask)
+        wrap = self.config.backbone.coarse_stride_px
+        images = functional.pad(images, (wrap, wrap, 0, 0), mode="circular")  # a panorama has no left edge
+        edge = wrap // self.config.backbone.fine_stride_px
+        tokens = self.trunk(images)[:, :, edge:-edge].flatten(1, 2)  # (B, N, C)
+        seen = functional.avg_pool2d(mask, self.config.backbone.fine_stride_px).flatten(1)  # (B, N)
+        return self._finish(*self.ground(tokens, seen))
+
+    def view_aerial(self, patches: Tensor) -> View:
+        """Everything about aerial patches (B, 3, S, S)."""
+        rgb = patches.float()
+        tokens = self.trunk(standardise(rgb, torch.ones_like(rgb[:, :1]))).flatten(1, 2)
+        return self._finish(*self.aerial(tokens, None))
+
+    def correspondence(self, canvases: Tensor, patches: Tensor) -> Tensor:
+        """How much ground token i and aerial token j of each pair share latent cells: (B, N_ground, N_aerial).
+
+        Raises:
+            BadConfig: the network was built without NCM.
+        """
+        ground, aerial = self.view_ground(canvases).alignment, self.view_aerial(patches).alignment
+        if ground is None or aerial is None:
+            raise BadConfig("this network was trained without NCM and has no correspondence field")
+        observed = ground.attention * ground.observed[..., None]
+        return torch.einsum("barn,barm->bnm", observed, aerial.attention)
+
+    def _finish(self, features: Tensor, observed: Tensor, alignment: Alignment | None) -> View:
+        if alignment is None:
+            weights = observed / observed.sum(dim=1, keepdim=True).clamp(min=1e-6)
+            flat = self.project(torch.einsum("bl,blc->bc", weights.to(features.dtype), features))
+        else:
+            batch, azimuths, ranges = alignment.observed.shape
+            columns = self.project(
+                features.reshape(batch, azimuths, ranges * features.shape[-1])
+            )  # (B, A, c)
+            seen = ((alignment.observed.mean(dim=2) - 0.15) / 0.35).clamp(
+                0, 1
+            )  # unseen directions say nothing
+            flat = (columns.float() * seen[..., None]).flatten(1)
+        return View(
+            descriptor=functional.normalize(flat.float(), dim=-1),
+            features=features,
+            observed=observed,
+            alignment=alignment,
+        )
+
+    def _ground_field(self) -> CorrespondenceField | None:
+        c, stride = self.config, self.config.backbone.fine_stride_px
+        geometry = ground_geometry(
+            c.canvas.height_px // stride,
+            c.canvas.width_px // stride,
+            elevation_deg=(c.canvas.elevation_min_deg, c.canvas.elevation_max_deg),
+            camera_height_m=c.camera_height_m,
+            half_side_m=c.side_m / 2,
+        )
+        return self._field(geometry) if c.use_ncm else None
+
+    def _aerial_field(self) -> CorrespondenceField | None:
+        tokens = self.config.patch_px // self.config.backbone.fine_stride_px
+        return self._field(aerial_geometry(tokens, tokens)) if self.config.use_ncm else None
+
+    def _field(self, geometry: Any) -> CorrespondenceField:
+        c = self.config
+        return CorrespondenceField(
+            geometry, dim=c.token_dim, azimuths=c.latent_azimuths, ranges=c.latent_ranges
+        )
+
+
+def standardise(rgb: Tensor, mask: Tensor) -> Tensor:
+    """Zero mean per channel and unit spread per image over what was seen, mask appended: (B, 4, H, W).
+
+    Per image, so exposure and white balance of the two views need not agree.
+    """
+    count = mask.sum(dim=(2, 3), keepdim=True).clamp(min=1.0)
+    mean = (rgb * mask).sum(dim=(2, 3), keepdim=True) / count
+    centred = (rgb - mean) * mask
+    spread = (centred.square().sum(dim=(1, 2, 3), keepdim=True) / (3 * count)).sqrt()
+    return torch.cat([centred / (spread + 8.0), mask], dim=1)
+
+
+def _hf_config(config: BackboneConfig) -> Any:
+    shared = {
+        "num_channels": 4,
+        "patch_size": config.stem_px,
+        "num_stages": len(config.depths),
+        "hidden_sizes": list(config.hidden_sizes),
+        "depths": list(config.depths),
+        "out_features": [f"stage{len(config.depths) - 1}", f"stage{len(config.depths)}"],
+    }
+    match config.model_type:
+        case "convnext":
+            return ConvNextConfig(**shared)
+        case "convnextv2":
+            return ConvNextV2Config(**shared)
+        case _:
+            raise BadConfig(f"backbone type {config.model_type!r} is not known: use convnext or convnextv2")
+
+
+def pretrained_backbone(name: str) -> BackboneConfig:
+    """The trunk's shape of a ConvNeXt or ConvNeXtV2 on the Hugging Face hub (needs the internet or its cache)."""
+    found = AutoConfig.from_pretrained(name)
+    return BackboneConfig(
+        model_type=found.model_type,
+        hidden_sizes=tuple(found.hidden_sizes),
+        depths=tuple(found.depths),
+        stem_px=found.patch_size,
+    )
+
+
+def load_pretrained_trunk(model: CLNet, name: str) -> None:
+    """Copy hub weights into the trunk; the stem's fourth channel (the mask) starts at zero."""
+    weights = AutoBackbone.from_pretrained(name).state_dict()
+    own = model.trunk.backbone.state_dict()
+    for key, value in weights.items():
+        if key not in own:
+            continue
+        if own[key].shape == value.shape:
+            own[key] = value
+        elif value.dim() == 4 and own[key].shape[1] == value.shape[1] + 1:
+            own[key] = functional.pad(value, (0, 0, 0, 0, 0, 1))
+    model.trunk.backbone.load_state_dict(own)

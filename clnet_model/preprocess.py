@@ -1,0 +1,239 @@
+"""Turns a street image and its camera into a canvas: the one preprocessing of training, ingest and serving.
+
+A canvas is a (H, W, 4) uint8 array: RGB and a mask (255 where the camera saw something) over azimuth × elevation.
+Column x covers azimuth -180 + (x + 0.5) * 360 / W, so the centre column is true north once the heading is right;
+row 0 is the highest elevation. Knows nothing of networks, files or services.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from clnet_model.errors import BadCamera, BadImage
+
+Pixels = NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CanvasSpec:
+    """Size and elevation range of a canvas; the azimuth range is always the full circle."""
+
+    height_px: int = 64
+    width_px: int = 256
+    elevation_min_deg: float = -45.0
+    elevation_max_deg: float = 45.0
+
+    @property
+    def elevation_span_deg(self) -> float:
+        return self.elevation_max_deg - self.elevation_min_deg
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageLimits:
+    """What a street image may be; checked before a pixel is decoded."""
+
+    max_bytes: int = 20_000_000
+    max_side_px: int = 16_384
+    max_pixels: int = 64_000_000
+    min_side_px: int = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panorama:
+    """Equirectangular image of the full circle whose centre column looks at `heading_deg` (true north, clockwise)."""
+
+    heading_deg: float
+
+    def __post_init__(self) -> None:
+        _check_finite("heading_deg", self.heading_deg)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Perspective:
+    """Pinhole image; `pitch_deg` is positive when the camera looks up."""
+
+    heading_deg: float
+    hfov_deg: float
+    pitch_deg: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_finite("heading_deg", self.heading_deg)
+        if not 5.0 <= self.hfov_deg <= 170.0:
+            raise BadCamera(
+                f"hfov_deg is {self.hfov_deg}: a perspective image has 5 to 170 degrees; "
+                "send wider images as a panorama"
+            )
+        if not -60.0 <= self.pitch_deg <= 60.0:
+            raise BadCamera(f"pitch_deg is {self.pitch_deg}: at most 60 degrees up or down can be used")
+
+
+Camera = Panorama | Perspective
+
+
+def decode_image(data: bytes, *, limits: ImageLimits | None = None) -> Pixels:
+    """Decode JPEG, PNG or WebP to RGB, upright by its EXIF orientation.
+
+    Raises:
+        BadImage: too many bytes or pixels (decided from the header), another format, or damaged data.
+    """
+    limits = limits or ImageLimits()
+    if len(data) > limits.max_bytes:
+        raise BadImage(
+            f"image has {len(data):,} bytes, the limit is {limits.max_bytes:,}; send it smaller or more compressed"
+        )
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(*image.size, limits)
+        image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(f"image is too large to decode: {error}; shrink it before sending") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise BadImage(
+            f"{len(data):,} bytes are not a readable image ({error}); send {', '.join(FORMATS)}"
+        ) from error
+    return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def to_canvas(image: Pixels, camera: Camera, spec: CanvasSpec) -> Pixels:
+    """Resample an image (h, w, 3) onto the canvas (H, W, 4), area-averaging where it shrinks.
+
+    Raises:
+        BadImage: the array is not (h, w, 3) uint8.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise BadImage(f"image is {image.dtype} {image.shape}: expected uint8 (height, width, 3)")
+    match camera:
+        case Panorama():
+            return roll_canvas(_panorama_band(image, spec), camera.heading_deg)
+        case Perspective():
+            return _project(image, camera, spec)
+        case _:
+            raise BadCamera(f"unknown camera {camera!r}: use Panorama or Perspective")
+
+
+def roll_canvas(canvas: Pixels, offset_deg: float) -> Pixels:
+    """The canvas as if the camera heading had been `offset_deg` larger: a cyclic shift, sub-pixel allowed."""
+    shift_px = offset_deg / 360.0 * canvas.shape[1]
+    whole, part = math.floor(shift_px), shift_px - math.floor(shift_px)
+    rolled: Pixels = np.roll(canvas, whole, axis=1)
+    if part < 1e-3:
+        return rolled
+    following = np.roll(canvas, whole + 1, axis=1)
+    weight = round(part * 256)
+    mixed = (rolled.astype(np.uint16) * (256 - weight) + following.astype(np.uint16) * weight + 128) >> 8
+    return _mask_cleanly(mixed.astype(np.uint8))
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise BadCamera(f"{name} is {value}: give degrees clockwise from true north")
+
+
+def _check_size(width_px: int, height_px: int, limits: ImageLimits) -> None:
+    if max(width_px, height_px) > limits.max_side_px or width_px * height_px > limits.max_pixels:
+        raise BadImage(
+            f"image is {width_px} x {height_px} px, the limit is {limits.max_side_px} px per side and "
+            f"{limits.max_pixels:,} px in all; shrink it before sending"
+        )
+    if min(width_px, height_px) < limits.min_side_px:
+        raise BadImage(
+            f"image is {width_px} x {height_px} px, at least {limits.min_side_px} px per side are needed"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip it to white
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
+
+
+def _panorama_band(image: Pixels, spec: CanvasSpec) -> Pixels:
+    """The canvas's elevation band, its centre column still the image's centre column."""
+    height_px, width_px = image.shape[:2]
+    px_per_deg = width_px / 360.0  # square pixels: a full 360 x 180 image has w = 2 h
+    horizon_row = height_px / 2.0
+    top = horizon_row - spec.elevation_max_deg * px_per_deg
+    bottom = horizon_row - spec.elevation_min_deg * px_per_deg
+    above, below = max(0, math.ceil(-top)), max(0, math.ceil(bottom - height_px))
+    source = Image.fromarray(
+        np.pad(image, ((above, below), (0, 0), (0, 0)), mode="edge") if above + below else image
+    )
+    box = (0.0, top + above, float(width_px), bottom + above)
+    size = (spec.width_px, spec.height_px)
+    rgb = np.asarray(source.resize(size, Image.Resampling.BILINEAR, box=box))  # antialiased when shrinking
+    elevation_px = top + (np.arange(spec.height_px) + 0.5) * (bottom - top) / spec.height_px
+    observed = (elevation_px >= 0) & (elevation_px <= height_px)
+    mask = np.broadcast_to(np.where(observed, 255, 0).astype(np.uint8)[:, None], size[::-1])
+    return _mask_cleanly(np.dstack([rgb, mask]))
+
+
+def _project(image: Pixels, camera: Perspective, spec: CanvasSpec) -> Pixels:
+    """Inverse mapping: every canvas pixel looks up the pinhole image, shrunk first to the canvas's resolution."""
+    shrunk = _shrink_to(image, camera.hfov_deg, spec)
+    height_px, width_px = shrunk.shape[:2]
+    focal_px = width_px / 2.0 / math.tan(math.radians(camera.hfov_deg) / 2.0)
+    right, up, forward = _rays(camera, spec)  # each (H, W)
+    ahead = forward > 1e-3
+    depth = np.where(ahead, forward, 1.0)
+    u = width_px / 2.0 + focal_px * right / depth
+    v = height_px / 2.0 - focal_px * up / depth
+    seen = ahead & (u >= 0) & (u <= width_px) & (v >= 0) & (v <= height_px)
+    rgb = _bilinear(shrunk, u - 0.5, v - 0.5)
+    return _mask_cleanly(np.dstack([rgb, np.where(seen, 255, 0).astype(np.uint8)]))
+
+
+def _rays(camera: Perspective, spec: CanvasSpec) -> tuple[NDArray[np.float32], ...]:
+    """Viewing directions of the canvas pixels in the camera's frame: right, up, forward."""
+    azimuth = (np.arange(spec.width_px) + 0.5) * 2.0 * np.pi / spec.width_px - np.pi
+    elevation = np.radians(
+        spec.elevation_max_deg - (np.arange(spec.height_px) + 0.5) * spec.elevation_span_deg / spec.height_px
+    )[:, None]
+    turn = azimuth - np.radians(camera.heading_deg)
+    pitch = np.radians(camera.pitch_deg)
+    right = np.sin(turn) * np.cos(elevation)
+    level = np.cos(turn) * np.cos(elevation)
+    up = np.sin(elevation) * np.cos(pitch) - level * np.sin(pitch)
+    forward = level * np.cos(pitch) + np.sin(elevation) * np.sin(pitch)
+    return right.astype(np.float32), up.astype(np.float32), forward.astype(np.float32)
+
+
+def _shrink_to(image: Pixels, hfov_deg: float, spec: CanvasSpec) -> Pixels:
+    height_px, width_px = image.shape[:2]
+    focal_px = width_px / 2.0 / math.tan(math.radians(hfov_deg) / 2.0)
+    factor = (
+        focal_px * math.pi / 180.0 / (spec.width_px / 360.0)
+    )  # image pixels per canvas pixel at the centre
+    if factor <= 1.0:
+        return image
+    size = (max(2, round(width_px / factor)), max(2, round(height_px / factor)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+
+
+def _bilinear(image: Pixels, x: NDArray[np.float32], y: NDArray[np.float32]) -> Pixels:
+    """Sample at pixel-centre coordinates (H, W), clamped to the border."""
+    height_px, width_px = image.shape[:2]
+    x = np.clip(x, 0, width_px - 1)
+    y = np.clip(y, 0, height_px - 1)
+    left, top = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
+    right, below = np.minimum(left + 1, width_px - 1), np.minimum(top + 1, height_px - 1)
+    fx, fy = (x - left)[..., None], (y - top)[..., None]
+    upper = image[top, left] * (1 - fx) + image[top, right] * fx
+    lower = image[below, left] * (1 - fx) + image[below, right] * fx
+    return np.rint(upper * (1 - fy) + lower * fy).astype(np.uint8)
+
+
+def _mask_cleanly(canvas: Pixels) -> Pixels:
+    """Mask strictly 0 or 255, colours 0 where nothing was seen."""
+    seen = canvas[..., 3] >= 128
+    canvas = np.where(seen[..., None], canvas, 0).astype(np.uint8)
+    canvas[..., 3] = np.where(seen, 255, 0)
+    return canvas
