@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import grpc
-import numpy as np
 from google.type import latlng_pb2
 from mercantile import LngLat
 from pyproj import Geod
@@ -26,6 +25,7 @@ GPS_SIGMA_M = 100.0
 GPS_R95_M = GPS_SIGMA_M * math.sqrt(-2.0 * math.log(0.05))
 """Radius that holds 95 % of such fixes (Rayleigh distribution): 245 m."""
 HEADING_ACCURACY_DEG = 15.0
+PHOTO_HFOV_DEG = 90.0
 RANKED_PATCHES = 20
 """Candidates asked for: R@10 with room for ties."""
 CALL_TIMEOUT_S = 60.0
@@ -200,14 +200,6 @@ def judge(
 
 def _status_name(status: answer_pb2.LocalizationStatus.ValueType) -> str:
     return answer_pb2.LocalizationStatus.Name(status).removeprefix("LOCALIZATION_STATUS_")
-
-
-def noisy_fix(position: LngLat, random: np.random.Generator) -> LngLat:
-    """A GPS fix: Gaussian noise of `GPS_SIGMA_M` on each axis."""
-    east_m, north_m = random.normal(0.0, GPS_SIGMA_M, 2)
-    azimuth_deg = math.degrees(math.atan2(east_m, north_m))
-    lng, lat, _ = WGS84.fwd(position.lng, position.lat, azimuth_deg, math.hypot(east_m, north_m))
-    return LngLat(lng=float(lng), lat=float(lat))
 
 
 def distance_m(a: LngLat, b: LngLat) -> float:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-import numpy as np
 from mercantile import LngLat
 from rich.console import Console
+from workers.ingest import ingest
 
-from cli.demo_queries import SETTINGS, StreetImage, locate_all, noisy_fix
+from cli.demo_queries import GPS_SIGMA_M, PHOTO_HFOV_DEG, SETTINGS, StreetImage, locate_all
 from cli.demo_report import Run, result_table, write_results
 from cli.demo_service import running_service
 from cli.demo_steps import Steps
@@ -26,7 +26,6 @@ from spatial_index.records import RegionInfo
 from spatial_index.store import open_store
 from tiling.grid import GridSpec
 from tiling.ortho import Ortho, open_ortho
-from workers.ingest import ingest
 
 REGION = "demo-city"
 
@@ -57,7 +56,7 @@ def run(plan: DemoPlan, *, console: Console) -> None:
     with Steps(console) as steps, workspace(plan) as work:
         city = simulate(plan, work / "city", steps)
         ortho = open_ortho([city.ortho_dir])
-        images = street_images(city, seed=plan.seed)
+        images = street_images(city)
         region = build_region(ortho, plan, work / "store", steps)
         settings = locate(images, region, plan, work, steps)
         finished = Run(
@@ -97,25 +96,25 @@ def simulate(plan: DemoPlan, out: Path, steps: Steps) -> Dataset:
             size_m=plan.size_m,
             panoramas=plan.queries,
             photos=plan.queries // 2,
+            gps_sigma_m=GPS_SIGMA_M,
+            photo_hfov_deg=PHOTO_HFOV_DEG,
             progress=lambda name, share: step.update(share, name),
         )
 
 
-def street_images(city: Dataset, *, seed: int) -> tuple[StreetImage, ...]:
-    """The city's street images; the GPS fixes are the demo's own, since it promises their noise."""
-    random = np.random.default_rng(seed)
+def street_images(city: Dataset) -> tuple[StreetImage, ...]:
+    """The city's street images with their truth."""
     images = []
     for row in read_manifest(city.manifest_path).itertuples(index=False):
-        position = LngLat(lng=row.geometry.x, lat=row.geometry.y)
         image = StreetImage(
             image_id=row.image_id,
             path=city.root / row.path,
             kind=cast(Literal["panorama", "photo"], row.kind),
-            position=position,
+            position=LngLat(lng=row.geometry.x, lat=row.geometry.y),
             heading_deg=float(row.heading_deg),
             hfov_deg=float(row.hfov_deg),
             heading_measured_deg=float(row.heading_measured_deg),
-            gps=noisy_fix(position, random),
+            gps=LngLat(lng=row.gps_lng, lat=row.gps_lat),
         )
         images.append(image)
     return tuple(images)

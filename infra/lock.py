@@ -1,7 +1,7 @@
 """Write requirements.lock: what `make setup` installs on every platform, resolved by uv from pyproject.toml.
 
-torch is pinned without a build tag and its CUDA libraries are left out, since the Makefile installs the CPU or the
-CUDA build of torch first; everything else is the same on both.
+torch is pinned without a build tag and its CUDA libraries are left out, since the Makefile installs the CPU
+or the CUDA build of torch first; everything else is the same on both.
 """
 
 from __future__ import annotations
