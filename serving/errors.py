@@ -4,6 +4,9 @@ ServingError
 ├── InvalidRequest     a request field that is missing or outside its limit
 ├── WrongModel         the client expects another model than the one that serves
 ├── DeadlineExceeded   the request's time budget has passed
+├── Overloaded         more requests than the service takes
+├── Unready            a part of the service is down or starting
+├── UnknownService     health of a service that is not ours
 ├── PeerRefused        a caller from outside while the service is for this machine alone
 ├── PortInUse          the port is taken by another program
 ├── AlreadyServing     this Ray cluster runs the service already
@@ -16,7 +19,6 @@ All arguments are positional and kept in `args`, so that errors survive pickling
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -71,6 +73,31 @@ class DeadlineExceeded(ServingError):
 
     def __str__(self) -> str:
         return f"no answer within {self.timeout_s:g} s; give a larger timeout_s or narrow the priors"
+
+
+class Overloaded(ServingError):
+    """More requests wait than the service takes."""
+
+    def __str__(self) -> str:
+        return "too many requests are waiting; try again in a second"
+
+
+class Unready(ServingError):
+    """A part of the service is down or starting."""
+
+    def __str__(self) -> str:
+        return "a part of the service is not available; try again in a few seconds"
+
+
+class UnknownService(ServingError):
+    """The health of a service that this server does not offer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"this server offers no service {self.name!r}; server reflection lists what it offers"
 
 
 class PeerRefused(ServingError):
@@ -131,6 +158,9 @@ CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
     (WrongModel, grpc.StatusCode.FAILED_PRECONDITION),
     (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (Unready, grpc.StatusCode.UNAVAILABLE),
+    (UnknownService, grpc.StatusCode.NOT_FOUND),
     (PeerRefused, grpc.StatusCode.PERMISSION_DENIED),
     (BadImage, grpc.StatusCode.INVALID_ARGUMENT),
     (BadCamera, grpc.StatusCode.INVALID_ARGUMENT),
@@ -168,7 +198,7 @@ class Refusal:
     """Name of the error in UPPER_SNAKE_CASE; stable, for programs."""
     field: str | None = None
 
-    def trailing_metadata(self) -> Sequence[tuple[str, bytes]]:
+    def trailing_metadata(self) -> list[tuple[str, bytes]]:
         """google.rpc.Status with ErrorInfo, and BadRequest where the field is known."""
         status = status_pb2.Status(code=self.code.value[0], message=self.message)
         status.details.append(_packed(error_details_pb2.ErrorInfo(reason=self.reason, domain=ERROR_DOMAIN)))
@@ -177,7 +207,7 @@ class Refusal:
                 field=self.field, description=self.message
             )
             status.details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
-        return ((DETAILS_KEY, status.SerializeToString()),)
+        return [(DETAILS_KEY, status.SerializeToString())]
 
 
 def refusal_of(error: BaseException) -> Refusal:

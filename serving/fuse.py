@@ -6,9 +6,9 @@ The model. Every retrieved patch is a candidate for "the patch that holds the ca
 Σ_headings exp(similarity / temperature), its prior weight comes from the SOFT position prior, and the
 posterior is their normalised product. Patches overlap, so one place lights up several neighbours: each patch
 belongs to the peak that steepest ascent over neighbouring patches leads to, and the position is the
-posterior-weighted mean around the peak, which falls between patch centres. (A least-squares fit of the Gaussian
-that training asks for was tried beside the mean on synthetic scores: equal within 1 m, and worse once the
-scores are noisy.)
+posterior-weighted mean around the peak, which falls between patch centres. (A least-squares fit of the
+Gaussian that training asks for was tried beside the mean on synthetic scores: equal within 1 m, and worse
+once the scores are noisy.)
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ Ints = NDArray[np.intp]
 
 NEIGHBOUR_STRIDES = 1.6  # reaches the eight neighbours (1, √2) and not the next ring (2)
 
-# A SOFT prior is right with probability 0.98 or so; when it is wrong the camera is anywhere in the city. With a
-# 100 m circle in 4 km² a place outside then weighs 0.02 · 2π (100 m / 2.45)² / 4 km² = e^-9.9 of the centre.
+# A SOFT prior is right with probability 0.98 or so; when it is wrong the camera is anywhere in the city. With
+# a 100 m circle in 4 km² a place outside weighs 0.02 · 2π (100 m / 2.45)² / 4 km² = e^-9.9 of the centre.
 PRIOR_FLOOR = -10.0
+
+SUPPORTING_PATCHES = 9  # a peak and its eight neighbours
 
 # Below this probability of the best place the answer is AMBIGUOUS.
 MIN_PROBABILITY = 0.6
 
-# A search at 24 headings retrieves up to 1,536 patches; those behind the 256 best hold no probability to speak of.
+# 24 headings retrieve up to 1,536 patches; those behind the 256 best hold no probability to speak of.
 MAX_EVIDENCE = 256
 
 # A Gaussian as 64 equally likely points: radii at the quantiles of the Rayleigh distribution, angles by the
@@ -223,7 +225,7 @@ def find_places(evidence: Evidence, posterior: Floats) -> list[Place]:
 
 
 def climb(near: NDArray[np.bool_]) -> Ints:
-    """The peak that steepest ascent over neighbours reaches from each patch, (K,); patches come best first."""
+    """The peak that steepest ascent over neighbours reaches from each patch, (K,); best patches first."""
     target = near.argmax(axis=1)  # (K,) the best neighbour, or the patch itself
     while not np.array_equal(target, target[target]):
         target = target[target]
@@ -296,7 +298,7 @@ def _hypothesis(
         r68_m=radii_m[0],
         r95_m=radii_m[1],
         heading_deg=place.heading_deg,
-        patches=tuple(patches[row] for row in place.members),
+        patches=tuple(patches[row] for row in place.members[:SUPPORTING_PATCHES]),
     )
 
 

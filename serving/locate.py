@@ -170,7 +170,7 @@ def headings_to_try(heading: HeadingPrior | None, step_deg: float) -> Floats:
     if heading is None or heading.accuracy_deg > 180.0 - step_deg / 2:
         start_deg = heading.heading_deg if heading else 0.0
         turns = int(np.ceil(360.0 / step_deg))
-        return start_deg + np.arange(turns) * (360.0 / turns)
+        return np.asarray(start_deg + np.arange(turns) * (360.0 / turns), dtype=np.float64)
     if heading.accuracy_deg <= step_deg / 2:
         return np.array([heading.heading_deg])
     intervals = int(np.ceil(2.0 * heading.accuracy_deg / step_deg))

@@ -1,0 +1,300 @@
+"""Starts and stops the service on Ray Serve: one application, one gRPC port.
+
+    with running(ServiceOptions(store=Path("store"))) as service:
+        print(service.target)
+
+Ray is started when it is not running, and then stopped again with the service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import ray
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from ray import serve
+from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
+from ray.serve.schema import LoggingConfig
+
+from serving.deployments import EncoderReplica, IndexReplica, Ingress
+from serving.errors import AlreadyServing, NotReady, PortInUse
+from serving.locate import Index
+from spatial_index.records import RegionInfo
+from spatial_index.store import open_store
+
+if TYPE_CHECKING:
+    from clnet_model.encoder import Encoder
+
+DEFAULT_PORT = 50051
+APPLICATION = "clnet-geoloc"
+MAX_MESSAGE_BYTES = 24 * 2**20  # the largest image, 20 MB, with room for the largest polygon
+READY_TIMEOUT_S = 120.0
+
+SERVICERS = (
+    "serving.pb.localization_service_pb2_grpc.add_LocalizationServiceServicer_to_server",
+    "serving.pb.region_service_pb2_grpc.add_RegionServiceServicer_to_server",
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServiceOptions:
+    """Everything that defines a running service."""
+
+    store: Path
+    """Folder of the embedded store; unused with `store_url`."""
+    store_url: str | None = None
+    store_api_key: str | None = None
+    checkpoint: Path | None = None
+    """None: the shipped one."""
+    port: int = DEFAULT_PORT
+    """0: any free port."""
+    public: bool = False
+    """False: callers on this machine only."""
+    ray_address: str | None = None
+    """None: a Ray of our own on this machine, unless one is running in this process."""
+    timeout_s: float = 30.0
+    """Longest time spent on a request."""
+    max_batch: int = 48
+    """Most canvases embedded at once; a photo of unknown heading is 24."""
+    max_waiting: int = 64
+    """Requests that may wait for the ingress; more are refused with RESOURCE_EXHAUSTED."""
+    encoder_replicas: int = 1
+    ingress_replicas: int = 1
+    encoder_threads: int | None = None
+    """None: all cores."""
+    encoder_gpus: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    """A service that answers."""
+
+    port: int
+    model_digest: str
+    regions: tuple[RegionInfo, ...]
+    owns_ray: bool
+    host: str = "127.0.0.1"
+
+    @property
+    def target(self) -> str:
+        """`host:port`, as gRPC channels take it."""
+        return f"{self.host}:{self.port}"
+
+    def stop(self) -> None:
+        """Stop everything that was started for the service."""
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        if self.owns_ray:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def running(options: ServiceOptions) -> Iterator[Service]:
+    """A service for the time of a `with` block; see `start_service`."""
+    service = start_service(options)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def start_service(options: ServiceOptions) -> Service:
+    """Start the service and wait until it answers.
+
+    Raises:
+        spatial_index.errors.SpatialIndexError: the store cannot be opened.
+        clnet_model.errors.BadCheckpoint: the checkpoint cannot be read.
+        PortInUse: another program has the port.
+        AlreadyServing: this Ray cluster runs the service already.
+        NotReady: a part of it did not come up.
+    """
+    port = options.port or free_port()
+    check_port(port)
+    digest, regions = check_parts(options)
+    owns_ray = start_ray(options.ray_address)
+    service = Service(port=port, model_digest=digest, regions=regions, owns_ray=owns_ray)
+    try:
+        deploy(options, port)
+        wait_until_serving(service.target, READY_TIMEOUT_S)
+    except AlreadyServing:
+        if owns_ray:
+            ray.shutdown()
+        raise
+    except BaseException:
+        service.stop()
+        raise
+    return service
+
+
+def check_parts(options: ServiceOptions) -> tuple[str, tuple[RegionInfo, ...]]:
+    """Model digest and regions; read here first, because errors are clearer here than inside a replica."""
+    from clnet_model.checkpoint import SHIPPED, digest_of  # noqa: PLC0415  # torch, 2 s: only when it is needed
+
+    digest = digest_of(options.checkpoint or SHIPPED)
+    with open_store(directory=options.store, url=options.store_url, api_key=options.store_api_key) as store:
+        return digest, tuple(store.regions())
+
+
+def start_ray(address: str | None) -> bool:
+    """Connect to Ray, starting it on this machine if need be; True when it must be stopped afterwards."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    local: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    ray.init(
+        address=address or "local",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **({} if address else local),
+    )
+    return True
+
+
+def deploy(options: ServiceOptions, port: int) -> None:
+    """Start Serve's proxy on the port and the application behind it.
+
+    Raises:
+        AlreadyServing: Serve runs already in this cluster.
+        NotReady: a deployment failed.
+    """
+    if serving_already():
+        raise AlreadyServing
+    serve.start(
+        proxy_location=ProxyLocation.HeadOnly,
+        http_options=HTTPOptions(host="127.0.0.1", port=free_port()),
+        grpc_options=gRPCOptions(port=port, grpc_servicer_functions=list(SERVICERS)),
+        logging_config=quiet(),
+        controller_options={"runtime_env": {"env_vars": serve_environment()}},
+    )
+    try:
+        serve.run(application(options), name=APPLICATION, route_prefix=None)
+    except RuntimeError as error:
+        raise NotReady(last_line(str(error))) from error
+
+
+def application(options: ServiceOptions) -> serve.Application:
+    """The deployments, wired."""
+    return build_application(
+        options,
+        load=partial(load_encoder_of, options.checkpoint),
+        open_index=partial(open_index_of, options),
+    )
+
+
+def build_application(
+    options: ServiceOptions, *, load: Callable[[], Encoder], open_index: Callable[[], Index]
+) -> serve.Application:
+    """The deployments around any encoder and index; both functions run inside their replicas."""
+    threads = str(options.encoder_threads or os.cpu_count() or 1)
+    encoder = serve.deployment(
+        name="Encoder",
+        num_replicas=options.encoder_replicas,
+        max_ongoing_requests=options.max_waiting,
+        ray_actor_options={
+            "num_cpus": 0.1,
+            "num_gpus": options.encoder_gpus,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
+        },
+    )(EncoderReplica).bind(load, max_batch=options.max_batch)
+    index = serve.deployment(
+        name="Index",
+        num_replicas=1,
+        max_ongoing_requests=options.max_waiting,
+        ray_actor_options={"num_cpus": 0.1},
+    )(IndexReplica).bind(open_index)
+    ingress: serve.Application = serve.deployment(
+        name="Ingress",
+        num_replicas=options.ingress_replicas,
+        max_ongoing_requests=options.max_waiting,
+        max_queued_requests=options.max_waiting,
+        ray_actor_options={"num_cpus": 0.1},
+    )(Ingress).bind(encoder, index, public=options.public, timeout_s=options.timeout_s)
+    return ingress
+
+
+def load_encoder_of(checkpoint: Path | None) -> Encoder:
+    """The encoder, loaded inside its replica."""
+    from clnet_model.encoder import load_encoder  # noqa: PLC0415  # torch is for the encoder's replica alone
+
+    return load_encoder(checkpoint)
+
+
+def open_index_of(options: ServiceOptions) -> Index:
+    """The store, opened inside its replica."""
+    return open_store(directory=options.store, url=options.store_url, api_key=options.store_api_key)
+
+
+def serve_environment() -> dict[str, str]:
+    """Settings of Serve that exist as environment variables alone; the proxy reads them when it starts."""
+    return {"RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES), "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def quiet() -> LoggingConfig:
+    """Errors only, no line per request."""
+    return LoggingConfig(log_level="ERROR", enable_access_log=False)
+
+
+def serving_already() -> bool:
+    """Whether Serve runs in this cluster."""
+    with contextlib.suppress(ValueError):
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        return True
+    return False
+
+
+def wait_until_serving(target: str, timeout_s: float) -> None:
+    """Return when the health service says SERVING.
+
+    Raises:
+        NotReady: it has not within the time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    with grpc.insecure_channel(target) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while time.monotonic() < deadline_s:
+            with contextlib.suppress(grpc.RpcError):
+                reply = health.Check(health_pb2.HealthCheckRequest(), timeout=2.0, wait_for_ready=True)
+                if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            time.sleep(0.05)
+    raise NotReady(f"no SERVING from {target} within {timeout_s:g} s")
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port(port: int) -> None:
+    """Refuse a port that is taken on any interface of this machine: Serve's proxy listens on all of them.
+
+    Raises:
+        PortInUse: it is taken.
+    """
+    for family, host in ((socket.AF_INET, ""), (socket.AF_INET6, "::")):
+        with contextlib.suppress(PermissionError), socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise PortInUse(port) from error
+
+
+def last_line(text: str) -> str:
+    """The last line of a replica's report that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

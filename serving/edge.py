@@ -1,0 +1,354 @@
+"""Translates between the wire and our values: requests are checked here and nowhere else.
+
+Knows protobuf and the values of the core; knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.type.latlng_pb2 import LatLng
+from shapely.geometry import MultiPolygon
+from shapely.geometry import Polygon as Area
+from shapely.geometry.base import BaseGeometry
+
+from serving.errors import InvalidRequest
+from serving.fuse import Hypothesis, RankedPatch, Status
+from serving.locate import Answer, HeadingPrior, Query
+from serving.pb import (
+    answer_pb2,
+    geometry_pb2,
+    image_pb2,
+    localization_service_pb2,
+    prior_pb2,
+    region_service_pb2,
+)
+from spatial_index.priors import CirclePrior, PolygonPrior, Prior, PriorMode
+from spatial_index.records import RegionInfo
+from tiling.grid import LngLat
+
+MAX_VERTICES = 10_000
+MAX_REGIONS = 100
+MAX_NAME_LENGTH = 128
+MAX_PAGE_SIZE = 1000
+DEFAULT_PAGE_SIZE = 100
+
+STATUSES = {
+    Status.LOCALIZED: answer_pb2.LOCALIZATION_STATUS_LOCALIZED,
+    Status.AMBIGUOUS: answer_pb2.LOCALIZATION_STATUS_AMBIGUOUS,
+    Status.NO_CONFIDENT_MATCH: answer_pb2.LOCALIZATION_STATUS_NO_CONFIDENT_MATCH,
+    Status.OUT_OF_COVERAGE: answer_pb2.LOCALIZATION_STATUS_OUT_OF_COVERAGE,
+}
+
+
+def query_from(request: localization_service_pb2.LocalizeRequest) -> Query:
+    """What a request asks, checked.
+
+    Raises:
+        InvalidRequest: a field is missing or outside its limit.
+        spatial_index.errors.BadPrior: the position prior cannot mean a place.
+    """
+    hfov_deg, pitch_deg = _camera_from(request.image)
+    _check_names(request)
+    defaults = Query()
+    return Query(
+        hfov_deg=hfov_deg,
+        pitch_deg=pitch_deg,
+        heading=_heading_from(request.heading_prior) if request.HasField("heading_prior") else None,
+        prior=_prior_from(request.position_prior) if request.HasField("position_prior") else None,
+        regions=tuple(request.regions),
+        max_hypotheses=_given(request, "max_hypotheses", defaults.max_hypotheses),
+        max_patches=_given(request, "max_candidate_patches", defaults.max_patches),
+    )
+
+
+def timeout_from(request: localization_service_pb2.LocalizeRequest, longest_s: float) -> float:
+    """The time budget of a request, at most `longest_s` seconds.
+
+    Raises:
+        InvalidRequest: not a positive number.
+    """
+    if not request.HasField("timeout_s"):
+        return longest_s
+    if not request.timeout_s > 0.0:
+        raise InvalidRequest("timeout_s", f"is {request.timeout_s}", "give seconds greater than 0")
+    return min(request.timeout_s, longest_s)
+
+
+def response_from(answer: Answer) -> localization_service_pb2.LocalizeResponse:
+    """An answer as the client gets it."""
+    return localization_service_pb2.LocalizeResponse(
+        status=STATUSES[answer.status],
+        hypotheses=[_hypothesis(hypothesis) for hypothesis in answer.hypotheses],
+        candidate_patches=[_patch(patch) for patch in answer.patches],
+        prior_conflict=answer.prior_conflict,
+        model_digest=answer.model_digest,
+        generations=[
+            answer_pb2.Generation(region=region, generation=generation)
+            for region, generation in answer.generations
+        ],
+        plan=answer.plan,
+        searched_patches=answer.searched_patches,
+        timings=localization_service_pb2.StageTimings(
+            **{f"{stage}_ms": spent_ms for stage, spent_ms in answer.timings_ms.items()}
+        ),
+    )
+
+
+def page_of(
+    regions: Iterable[RegionInfo], request: region_service_pb2.ListRegionsRequest
+) -> region_service_pb2.ListRegionsResponse:
+    """The page of regions that a request asks for; a page token is the name that the page starts after.
+
+    Raises:
+        InvalidRequest: a bad page size or a token that this service never gave.
+    """
+    size = _given(request, "page_size", DEFAULT_PAGE_SIZE)
+    if not 1 <= size <= MAX_PAGE_SIZE:
+        raise InvalidRequest("page_size", f"is {size}", f"give 1 to {MAX_PAGE_SIZE}")
+    after = _name_in(request.page_token)
+    rest = [region for region in sorted(regions, key=lambda region: region.name) if region.name > after]
+    return region_service_pb2.ListRegionsResponse(
+        regions=[_region(region) for region in rest[:size]],
+        next_page_token=_token_for(rest[size - 1].name) if len(rest) > size else "",
+    )
+
+
+def request_from(data: bytes, query: Query) -> localization_service_pb2.LocalizeRequest:
+    """The request that asks a query about an encoded image; `query_from` undoes it."""
+    return localization_service_pb2.LocalizeRequest(
+        image=_image(data, query),
+        heading_prior=_heading(query.heading) if query.heading else None,
+        position_prior=_prior(query.prior) if query.prior else None,
+        regions=query.regions,
+        max_hypotheses=query.max_hypotheses,
+        max_candidate_patches=query.max_patches,
+    )
+
+
+def _camera_from(image: image_pb2.StreetImage) -> tuple[float | None, float]:
+    """Horizontal field of view (None: panorama) and pitch, degrees."""
+    if not image.data:
+        raise InvalidRequest("image.data", "is empty", "send a JPEG, PNG or WebP file")
+    match image.WhichOneof("camera"):
+        case "panorama":
+            return None, 0.0
+        case "perspective":
+            return _perspective_from(image.perspective)
+        case _:
+            raise InvalidRequest(
+                "image.camera", "is unset", "say whether it is a panorama or a perspective photo"
+            )
+
+
+def _perspective_from(camera: image_pb2.PerspectiveCamera) -> tuple[float, float]:
+    if not camera.HasField("hfov_deg"):
+        raise InvalidRequest(
+            "image.perspective.hfov_deg", "is unset", "give the horizontal field of view in degrees"
+        )
+    for name in ("hfov_deg", "pitch_deg"):
+        if not math.isfinite(getattr(camera, name)):
+            raise InvalidRequest(f"image.perspective.{name}", f"is {getattr(camera, name)}", "give degrees")
+    return camera.hfov_deg, camera.pitch_deg
+
+
+def _check_names(request: localization_service_pb2.LocalizeRequest) -> None:
+    if len(request.regions) > MAX_REGIONS:
+        raise InvalidRequest("regions", f"has {len(request.regions)} names", f"give at most {MAX_REGIONS}")
+    for field in ("request_id", "model_digest"):
+        length = len(getattr(request, field))
+        if length > MAX_NAME_LENGTH:
+            raise InvalidRequest(field, f"has {length} characters", f"give at most {MAX_NAME_LENGTH}")
+
+
+def _heading_from(prior: prior_pb2.HeadingPrior) -> HeadingPrior:
+    if not prior.HasField("heading_deg"):
+        raise InvalidRequest(
+            "heading_prior.heading_deg", "is unset", "leave heading_prior out when the heading is unknown"
+        )
+    return HeadingPrior(heading_deg=prior.heading_deg, accuracy_deg=prior.accuracy_deg)
+
+
+def _prior_from(prior: prior_pb2.PositionPrior) -> Prior:
+    mode = _mode_from(prior.mode)
+    match prior.WhichOneof("area"):
+        case "circle":
+            return _circle_from(prior.circle, mode)
+        case "polygon":
+            return _polygon_from(prior.polygon, mode)
+        case _:
+            raise InvalidRequest("position_prior.area", "is unset", "give a circle or a polygon, or no prior")
+
+
+def _mode_from(mode: prior_pb2.PriorMode.ValueType) -> PriorMode:
+    match mode:
+        case prior_pb2.PRIOR_MODE_UNSPECIFIED | prior_pb2.PRIOR_MODE_HARD:
+            return PriorMode.HARD
+        case prior_pb2.PRIOR_MODE_SOFT:
+            return PriorMode.SOFT
+        case _:
+            raise InvalidRequest(
+                "position_prior.mode", f"is {mode}", "give PRIOR_MODE_HARD or PRIOR_MODE_SOFT"
+            )
+
+
+def _circle_from(circle: prior_pb2.CirclePrior, mode: PriorMode) -> CirclePrior:
+    for field in ("centre", "radius_m"):
+        if not circle.HasField(field):
+            raise InvalidRequest(
+                f"position_prior.circle.{field}", "is unset", "give the centre and the radius"
+            )
+    return CirclePrior(
+        centre=LngLat(lng=circle.centre.longitude, lat=circle.centre.latitude),
+        radius_m=circle.radius_m,
+        mode=mode,
+        **({"confidence_level": circle.confidence_level} if circle.HasField("confidence_level") else {}),
+    )
+
+
+def _polygon_from(prior: prior_pb2.PolygonPrior, mode: PriorMode) -> PolygonPrior:
+    vertices = sum(len(ring.positions) for polygon in prior.polygons for ring in polygon.rings)
+    if vertices > MAX_VERTICES:
+        raise InvalidRequest(
+            "position_prior.polygon", f"has {vertices} vertices", f"give at most {MAX_VERTICES}"
+        )
+    areas = [_area_from(polygon) for polygon in prior.polygons]
+    if not areas:
+        raise InvalidRequest("position_prior.polygon.polygons", "is empty", "give at least one polygon")
+    return PolygonPrior(polygon=areas[0] if len(areas) == 1 else MultiPolygon(areas), mode=mode)
+
+
+def _area_from(polygon: geometry_pb2.Polygon) -> Area:
+    rings = [[(at.longitude, at.latitude) for at in ring.positions] for ring in polygon.rings]
+    if not rings or any(len(set(ring)) < 3 for ring in rings):
+        raise InvalidRequest(
+            "position_prior.polygon.polygons.rings",
+            "is not an area",
+            "give rings of at least three positions",
+        )
+    return Area(rings[0], rings[1:])
+
+
+def _image(data: bytes, query: Query) -> image_pb2.StreetImage:
+    if query.hfov_deg is None:
+        return image_pb2.StreetImage(data=data, panorama=image_pb2.PanoramaCamera())
+    camera = image_pb2.PerspectiveCamera(hfov_deg=query.hfov_deg, pitch_deg=query.pitch_deg)
+    return image_pb2.StreetImage(data=data, perspective=camera)
+
+
+def _heading(heading: HeadingPrior) -> prior_pb2.HeadingPrior:
+    return prior_pb2.HeadingPrior(heading_deg=heading.heading_deg, accuracy_deg=heading.accuracy_deg)
+
+
+def _prior(prior: Prior) -> prior_pb2.PositionPrior:
+    mode = prior_pb2.PRIOR_MODE_HARD if prior.mode is PriorMode.HARD else prior_pb2.PRIOR_MODE_SOFT
+    match prior:
+        case CirclePrior():
+            circle = prior_pb2.CirclePrior(
+                centre=_lat_lng(prior.centre),
+                radius_m=prior.radius_m,
+                confidence_level=prior.confidence_level,
+            )
+            return prior_pb2.PositionPrior(circle=circle, mode=mode)
+        case PolygonPrior():
+            polygon = prior_pb2.PolygonPrior(polygons=[_polygon(part) for part in _parts(prior.polygon)])
+            return prior_pb2.PositionPrior(polygon=polygon, mode=mode)
+        case _:
+            raise TypeError(f"unknown kind of prior: {type(prior).__name__}")
+
+
+def _hypothesis(hypothesis: Hypothesis) -> answer_pb2.Hypothesis:
+    return answer_pb2.Hypothesis(
+        position=_lat_lng(hypothesis.position),
+        probability=hypothesis.probability,
+        r68_m=hypothesis.r68_m,
+        r95_m=hypothesis.r95_m,
+        heading_deg=hypothesis.heading_deg,
+        supporting_patches=[_patch(patch) for patch in hypothesis.patches],
+    )
+
+
+def _patch(patch: RankedPatch) -> answer_pb2.CandidatePatch:
+    return answer_pb2.CandidatePatch(
+        quadkey=patch.hit.quadkey,
+        centre=_lat_lng(patch.hit.location),
+        side_m=patch.hit.side_m,
+        region=patch.hit.region,
+        generation=patch.hit.generation,
+        similarity=patch.similarity,
+        probability=patch.probability,
+        heading_deg=patch.heading_deg,
+    )
+
+
+def _region(region: RegionInfo) -> region_service_pb2.Region:
+    west, south, east, north = region.coverage.bounds
+    return region_service_pb2.Region(
+        name=region.name,
+        generation=region.generation,
+        model_digest=region.model_digest,
+        vector_dimension=region.dim,
+        zoom=region.zoom,
+        side_m=region.side_m,
+        patch_count=region.patches,
+        bounds=geometry_pb2.BoundingBox(
+            south_west=LatLng(latitude=south, longitude=west),
+            north_east=LatLng(latitude=north, longitude=east),
+        ),
+        coverage=[_polygon(part) for part in _parts(region.coverage)],
+        create_time=_timestamp(region.created_at),
+        imagery_start_time=_timestamp(region.imagery_from),
+        imagery_end_time=_timestamp(region.imagery_to),
+    )
+
+
+def _parts(area: BaseGeometry) -> Sequence[Area]:
+    return (
+        [area]
+        if isinstance(area, Area)
+        else [part for part in getattr(area, "geoms", ()) if isinstance(part, Area)]
+    )
+
+
+def _polygon(area: Area) -> geometry_pb2.Polygon:
+    return geometry_pb2.Polygon(
+        rings=[
+            geometry_pb2.LinearRing(
+                positions=[LatLng(latitude=lat, longitude=lng) for lng, lat, *_ in ring.coords]
+            )
+            for ring in (area.exterior, *area.interiors)
+        ]
+    )
+
+
+def _lat_lng(position: LngLat) -> LatLng:
+    return LatLng(latitude=position.lat, longitude=position.lng)
+
+
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def _token_for(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def _name_in(token: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(token.encode()).decode()
+    except (binascii.Error, UnicodeError) as error:
+        raise InvalidRequest("page_token", "is not one of ours", "start again without a token") from error
+
+
+def _given(message: Message, field: str, default: int) -> int:
+    return int(getattr(message, field)) if message.HasField(field) else default
