@@ -1,7 +1,8 @@
 """The demo's city cannot be located by colour: a matcher of colour histograms stays near chance.
 
-It is a strong one: joint RGB and chroma histograms, raw and with each view's mean removed (which undoes a common
-change of season, light or exposure), the best of all taken. What beats it has seen structure, not palette.
+It is a strong one: joint RGB and chroma histograms, raw and with each view's mean removed (which undoes a
+common change of season, light or exposure), the best of all taken. What beats it has seen structure, not
+palette.
 """
 
 from __future__ import annotations
