@@ -1,0 +1,160 @@
+"""`clnet train`: simulated (or own) cities in, a calibrated checkpoint out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from clnet_model.data import GeoPairs
+    from clnet_model.model import CLNetConfig
+    from clnet_model.schedule import BudgetConfig
+    from clnet_model.train import TrainConfig, TrainReport
+
+MARGIN_PX = 16  # lets training move patches by up to 9 m
+NEAR_M = 60.0
+
+
+def train(
+    data: Annotated[list[Path], typer.Argument(help="Folders written by `clnet simulate`.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the new checkpoint.")],
+    val: Annotated[
+        list[Path] | None, typer.Option("--val", help="City that chooses and calibrates the checkpoint.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Wall-clock budget.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the street images.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Street images per step.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Peak of the schedule.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of weights, batches and augmentation.")] = 0,
+    threads: Annotated[int | None, typer.Option("--threads", help="Default: all cores.")] = None,
+    ablate: Annotated[str, typer.Option("--ablate", help="Modules to switch off, e.g. ncm,nec,gfr.")] = "",
+    pretrained: Annotated[
+        str | None, typer.Option("--pretrained", help="ConvNeXt on the Hugging Face hub to start from.")
+    ] = None,
+) -> None:
+    """Train CLNet on cities, choose and calibrate it on others."""
+    model = _model(ablate, pretrained)
+    cities, validation = _open_cities(data, val or [], model)
+    config = _config(
+        model, cities, minutes=minutes, epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed,
+        threads=threads, pretrained=pretrained,
+    )  # fmt: skip
+    report = _fit(cities, validation, config, out=out, sources=[*data, *(val or [])])
+    if validation is not None:
+        _calibrate(report.folder, validation)
+    typer.echo(
+        f"{report.folder}: digest {report.digest}, {report.queries:,} street images in {report.spent_s:.0f} s"
+    )
+
+
+def _model(ablate: str, pretrained: str | None) -> CLNetConfig:
+    from clnet_model.model import CLNetConfig, pretrained_backbone
+
+    base = CLNetConfig() if pretrained is None else CLNetConfig(backbone=pretrained_backbone(pretrained))
+    return base.without(*(name.strip() for name in ablate.split(",") if name.strip()))
+
+
+def _open_cities(
+    data: Sequence[Path], val: Sequence[Path], model: CLNetConfig
+) -> tuple[list[GeoPairs], GeoPairs | None]:
+    """Training cities with moveable patches near streets; one validation city with its whole gallery."""
+    from cli.model_progress import labelled_bars
+    from cli.pairs import open_pairs
+    from clnet_model.errors import BadPairs
+
+    if len(val) > 1:
+        raise BadPairs(
+            f"{len(val)} validation cities given; one chooses the checkpoint, evaluate the others after"
+        )
+    with labelled_bars() as progress:
+        cities = [
+            open_pairs(path, model, margin_px=MARGIN_PX, near_m=NEAR_M, progress=progress) for path in data
+        ]
+        validation = [open_pairs(path, model, progress=progress) for path in val]
+    return cities, validation[0] if validation else None
+
+
+def _config(
+    model: CLNetConfig,
+    cities: Sequence[GeoPairs],
+    *,
+    minutes: float | None,
+    epochs: float | None,
+    batch: int | None,
+    learning_rate: float | None,
+    seed: int,
+    threads: int | None,
+    pretrained: str | None,
+) -> TrainConfig:
+    """The defaults of the dataclasses with the options that were given."""
+    from clnet_model.sampling import SamplerConfig
+    from clnet_model.train import TrainConfig
+
+    sampler = SamplerConfig() if batch is None else SamplerConfig(queries=batch)
+    given: dict[str, Any] = {} if learning_rate is None else {"peak_learning_rate": learning_rate}
+    return TrainConfig(
+        model=model,
+        sampler=sampler,
+        budget=_budget(minutes, epochs, sum(len(city) for city in cities) / sampler.queries),
+        seed=seed,
+        threads=threads,
+        pretrained=pretrained,
+        **given,
+    )
+
+
+def _budget(minutes: float | None, epochs: float | None, steps_per_epoch: float) -> BudgetConfig:
+    from clnet_model.errors import BadConfig
+    from clnet_model.schedule import BudgetConfig
+
+    if minutes is not None and epochs is not None:
+        raise BadConfig("--minutes and --epochs were both given; give one")
+    if epochs is not None:
+        return BudgetConfig(max_steps=max(1, round(epochs * steps_per_epoch)))
+    return BudgetConfig(max_minutes=10.0 if minutes is None else minutes)
+
+
+def _fit(
+    cities: Sequence[GeoPairs],
+    validation: GeoPairs | None,
+    config: TrainConfig,
+    *,
+    out: Path,
+    sources: Sequence[Path],
+) -> TrainReport:
+    from cli.model_progress import training_bar
+    from clnet_model.train import fit
+
+    provenance = {
+        "command": shlex.join(["clnet", *sys.argv[1:]]),
+        "data": [_origin(path) for path in sources],
+    }
+    with training_bar() as progress:
+        return fit(cities, config, out=out, progress=progress, validation=validation, provenance=provenance)
+
+
+def _origin(data: Path) -> dict[str, Any]:
+    """Seeds and styles of a simulated city, for the checkpoint's provenance."""
+    import geopandas
+
+    frame = geopandas.read_parquet(data / "manifest.parquet")
+    seeds = sorted({int(seed) for seed in frame["seed"]}) if "seed" in frame else []
+    styles = sorted({str(style) for style in frame["style"]}) if "style" in frame else []
+    return {"folder": data.name, "seeds": seeds, "styles": styles, "images": len(frame)}
+
+
+def _calibrate(folder: Path, validation: GeoPairs) -> None:
+    from cli.model_progress import labelled_bars
+    from clnet_model.checkpoint import save_calibration
+    from clnet_model.encoder import load_encoder
+    from clnet_model.evaluate import calibrate
+
+    with labelled_bars() as progress:
+        save_calibration(folder, calibrate(load_encoder(folder), validation, progress=progress))
