@@ -12,7 +12,6 @@ from typing import Literal, cast
 
 from mercantile import LngLat
 from rich.console import Console
-from workers.ingest import ingest
 
 from cli.demo_queries import GPS_SIGMA_M, PHOTO_HFOV_DEG, SETTINGS, StreetImage, locate_all
 from cli.demo_report import Run, result_table, write_results
@@ -26,6 +25,7 @@ from spatial_index.records import RegionInfo
 from spatial_index.store import open_store
 from tiling.grid import GridSpec
 from tiling.ortho import Ortho, open_ortho
+from workers.ingest import ingest
 
 REGION = "demo-city"
 

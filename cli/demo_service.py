@@ -95,14 +95,12 @@ def last_line(log: Path) -> str:
     return lines[-1] if lines else "it wrote nothing"
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the service to end, then end every process of its group."""
+def stop(process: subprocess.Popen[bytes], *, patience_s: float = STOP_TIMEOUT_S) -> None:
+    """Ask the service to end; after `patience_s` end every process of its group."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
