@@ -9,13 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from uuid import UUID
 
-from mercantile import LngLat
 from shapely.geometry.base import BaseGeometry
 
 from spatial_index.errors import (
@@ -30,7 +27,6 @@ from spatial_index.errors import (
 )
 from spatial_index.folder import StoreFolder
 from spatial_index.meta import GenerationMeta, Release
-from spatial_index.planner import Plan
 from spatial_index.records import (
     GenerationInfo,
     GenerationSpec,
@@ -42,29 +38,9 @@ from spatial_index.records import (
     check_name,
     check_records,
 )
-from spatial_index.search import run_search
-from spatial_index.selection import Candidates, Rim
+from spatial_index.search import Collection, run_probe, run_search
 from spatial_index.shard import Shard
 from spatial_index.store import SearchRequest, SearchResult
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _LiveShard:
-    """A live generation as the search sees it."""
-
-    info: RegionInfo
-    shard: Shard
-
-    def within(self, rim: Rim) -> Iterator[tuple[UUID, LngLat]]:
-        return self.shard.within(rim)
-
-    def count(self, candidates: Candidates) -> int:
-        return self.shard.count(candidates)
-
-    def nearest(
-        self, vectors: Vectors, limit: int, candidates: Candidates, plan: Plan
-    ) -> list[list[PatchHit]]:
-        return self.shard.nearest(vectors, limit, candidates, plan)
 
 
 class EmbeddedStore:
@@ -151,6 +127,11 @@ class EmbeddedStore:
             names = sorted(set(request.regions)) if request.regions else sorted(self._live)
             return run_search(request, [self._collection(folder, self._live_meta(name)) for name in names])
 
+    def probe(self, region: str, generation: str, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
+        with self._open() as folder:
+            _existing(folder, region, generation)
+            return run_probe(self._shard(folder, region, generation), vectors, limit)
+
     def close(self) -> None:
         with self._lock:
             self._close_shards(lambda key: True)
@@ -182,10 +163,9 @@ class EmbeddedStore:
             raise UnknownRegion(name, sorted(self._live))
         return self._live[name]
 
-    def _collection(self, folder: StoreFolder, meta: GenerationMeta) -> _LiveShard:
-        return _LiveShard(
-            info=meta.region_info(), shard=self._shard(folder, meta.spec.region, meta.spec.generation)
-        )
+    def _collection(self, folder: StoreFolder, meta: GenerationMeta) -> Collection:
+        points = self._shard(folder, meta.spec.region, meta.spec.generation)
+        return Collection(info=meta.region_info(), points=points)
 
     def _shard(self, folder: StoreFolder, region: str, generation: str) -> Shard:
         """The generation's shard, loaded on first use and checked against its release."""

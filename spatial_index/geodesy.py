@@ -78,7 +78,7 @@ def widened(polygon: MultiPolygon, margin_m: float) -> MultiPolygon:
     margin_deg = margin_m / METRES_PER_DEGREE
     wide = [_widened_part(part, margin_deg) for part in polygon.geoms]
     pieces = [piece for part in wide for piece in _wrapped(part)]
-    return MultiPolygon(_areas_in(unary_union(pieces)))
+    return MultiPolygon(areas_in(unary_union(pieces)))
 
 
 def distance_outside_m(polygon: MultiPolygon, lng: float, lat: float) -> float:
@@ -101,6 +101,13 @@ def distance_outside_m(polygon: MultiPolygon, lng: float, lat: float) -> float:
 def parts_of(area: Polygon | MultiPolygon) -> list[Polygon]:
     """The polygons that make up an area."""
     return [area] if isinstance(area, Polygon) else list(area.geoms)
+
+
+def areas_in(geometry: object) -> list[Polygon]:
+    """The polygons in any geometry, such as an intersection that also left points and lines."""
+    if isinstance(geometry, Polygon):
+        return [] if geometry.is_empty else [geometry]
+    return [part for child in getattr(geometry, "geoms", ()) for part in areas_in(child)]
 
 
 def _radii_m(lat_deg: float) -> tuple[float, float]:
@@ -136,14 +143,8 @@ def _wrapped(polygon: Polygon) -> list[Polygon]:
     pieces: list[Polygon] = []
     for turn in (-360.0, 0.0, 360.0):
         inside = polygon.intersection(box(-180.0 + turn, -90.0, 180.0 + turn, 90.0))
-        pieces += [translate(piece, xoff=-turn) for piece in _areas_in(inside)]
+        pieces += [translate(piece, xoff=-turn) for piece in areas_in(inside)]
     return pieces
-
-
-def _areas_in(geometry: object) -> list[Polygon]:
-    if isinstance(geometry, Polygon):
-        return [] if geometry.is_empty else [geometry]
-    return [part for child in getattr(geometry, "geoms", ()) for part in _areas_in(child)]
 
 
 def _widened_part(part: Polygon, margin_deg: float) -> Polygon:
@@ -153,4 +154,4 @@ def _widened_part(part: Polygon, margin_deg: float) -> Polygon:
     flat = scale(part, xfact=shrink, yfact=1.0, origin=(0.0, 0.0)).buffer(margin_deg * 1.03, quad_segs=8)
     wide = scale(flat, xfact=1.0 / shrink, yfact=1.0, origin=(0.0, 0.0))
     clipped = wide.intersection(box(-540.0, -90.0, 540.0, 90.0))
-    return max(_areas_in(clipped), key=lambda piece: float(piece.area))
+    return max(areas_in(clipped), key=lambda piece: float(piece.area))

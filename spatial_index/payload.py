@@ -10,6 +10,7 @@ from typing import Any
 from mercantile import LngLat
 
 from spatial_index.records import PatchHit, PatchRecord
+from spatial_index.selection import MAX_LAT, MAX_LNG
 
 LOCATION = "location"
 CAPTURED_AT = "captured_at"
@@ -19,7 +20,10 @@ HIT_FIELDS = [LOCATION, "quadkey", "region", "generation", "side_m", CAPTURED_AT
 def to_payload(record: PatchRecord) -> dict[str, Any]:
     """Everything of a record but its vector; an unknown time is left out, never stored as a stand-in."""
     payload: dict[str, Any] = {
-        LOCATION: {"lon": float(record.location.lng), "lat": float(record.location.lat)},
+        LOCATION: {
+            "lon": min(max(float(record.location.lng), -MAX_LNG), MAX_LNG),
+            "lat": min(max(float(record.location.lat), -MAX_LAT), MAX_LAT),
+        },
         "quadkey": record.quadkey,
         "region": record.region,
         "generation": record.generation,

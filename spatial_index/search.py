@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -24,12 +25,11 @@ MAX_LIMIT = 10_000
 MAX_VECTORS = 1_024
 
 
-class Collection(Protocol):
-    """One live generation, as the search needs it."""
+class Points(Protocol):
+    """The points of one generation, as the search needs them."""
 
-    @property
-    def info(self) -> RegionInfo:
-        """What it holds."""
+    def size(self) -> int:
+        """Exact number of points."""
 
     def within(self, rim: Rim) -> Iterable[tuple[uuid.UUID, LngLat]]:
         """Points between the rim's discs."""
@@ -43,6 +43,14 @@ class Collection(Protocol):
         """The best `limit` candidates for each of (Q, D) vectors, by descending score."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collection:
+    """One live generation: what it holds and its points."""
+
+    info: RegionInfo
+    points: Points
+
+
 def run_search(request: SearchRequest, collections: Sequence[Collection]) -> SearchResult:
     """Search the collections inside the prior and merge what they find.
 
@@ -50,7 +58,7 @@ def run_search(request: SearchRequest, collections: Sequence[Collection]) -> Sea
         BadSearch: the request cannot be answered as asked.
         ModelMismatch: a collection that was named, or that holds a candidate, has another model.
     """
-    check_request(request)
+    _check_ask(request.vectors, request.limit)
     selection = select(request.prior)
     targets = [(collection, *_filtered(collection, selection)) for collection in collections]
     for collection, _, count in targets:
@@ -59,7 +67,7 @@ def run_search(request: SearchRequest, collections: Sequence[Collection]) -> Sea
     total = sum(count for _, _, count in targets)
     plan = choose_plan(candidates=total, patches=sum(collection.info.patches for collection in collections))
     found = [
-        collection.nearest(request.vectors, min(request.limit, count), candidates, plan)
+        collection.points.nearest(request.vectors, min(request.limit, count), candidates, plan)
         for collection, candidates, count in targets
         if count
     ]
@@ -67,27 +75,36 @@ def run_search(request: SearchRequest, collections: Sequence[Collection]) -> Sea
     return SearchResult(hits=hits, candidates=total, plan=plan.name, plan_reason=plan.reason)
 
 
-def check_request(request: SearchRequest) -> None:
-    """Refuse what the engine would answer with nonsense.
+def run_probe(points: Points, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
+    """The nearest points of one generation, unfiltered.
 
     Raises:
         BadSearch: the limit or the vectors are out of range.
     """
-    if not 1 <= request.limit <= MAX_LIMIT:
-        raise BadSearch("limit", request.limit, f"1 to {MAX_LIMIT}", "ask for fewer hits")
-    shape = np.shape(request.vectors)
+    _check_ask(vectors, limit)
+    size = points.size()
+    return points.nearest(vectors, limit, Candidates(), choose_plan(candidates=size, patches=size))
+
+
+def _check_ask(vectors: Vectors, limit: int) -> None:
+    """Refuse what the engine would answer with nonsense."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise BadSearch("limit", limit, f"1 to {MAX_LIMIT}", "ask for fewer hits")
+    shape = np.shape(vectors)
     if len(shape) != 2 or not 1 <= shape[0] <= MAX_VECTORS:
         raise BadSearch("vectors shape", shape, f"(1 to {MAX_VECTORS}, D)", "stack the query vectors as rows")
-    fault = check_unit_rows(request.vectors)
+    fault = check_unit_rows(vectors)
     if fault:
         raise BadSearch("vectors", fault, "finite and of length 1", "send the encoder's output unchanged")
 
 
 def _filtered(collection: Collection, selection: Selection) -> tuple[Candidates, int]:
     """The exact candidates of a selection in one collection, and their number."""
-    excluded = selection.rim.outside(collection.within(selection.rim)) if selection.rim else ()
+    excluded = selection.rim.outside(collection.points.within(selection.rim)) if selection.rim else ()
     candidates = Candidates(shapes=selection.shapes, excluded=excluded)
-    return candidates, collection.info.patches if candidates.everything else collection.count(candidates)
+    return candidates, collection.info.patches if candidates.everything else collection.points.count(
+        candidates
+    )
 
 
 def _check_model(request: SearchRequest, info: RegionInfo) -> None:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
-from uuid import UUID
 
-from mercantile import LngLat
 from qdrant_client import models
 from shapely.geometry.base import BaseGeometry
 
@@ -30,7 +27,6 @@ from spatial_index.errors import (
     UnknownRegion,
 )
 from spatial_index.meta import GenerationMeta, Release
-from spatial_index.planner import Plan
 from spatial_index.records import (
     GenerationInfo,
     GenerationSpec,
@@ -43,30 +39,10 @@ from spatial_index.records import (
     check_records,
 )
 from spatial_index.remote import NotFound, Remote, ServerSettings
-from spatial_index.search import run_search
-from spatial_index.selection import Candidates, Rim
+from spatial_index.search import Collection, run_probe, run_search
 from spatial_index.store import SearchRequest, SearchResult
 
 PREFIX = "clnet"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _LiveCollection:
-    """A live generation as the search sees it."""
-
-    info: RegionInfo
-    collection: RemoteCollection
-
-    def within(self, rim: Rim) -> Iterator[tuple[UUID, LngLat]]:
-        return self.collection.within(rim)
-
-    def count(self, candidates: Candidates) -> int:
-        return self.collection.count(candidates)
-
-    def nearest(
-        self, vectors: Vectors, limit: int, candidates: Candidates, plan: Plan
-    ) -> list[list[PatchHit]]:
-        return self.collection.nearest(vectors, limit, candidates, plan)
 
 
 class ServerStore:
@@ -157,6 +133,10 @@ class ServerStore:
         except NotFound:  # the generation was dropped since we looked: the alias points at its successor
             return self._search(request, self._read_live())
 
+    def probe(self, region: str, generation: str, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
+        self._existing(region, generation)
+        return run_probe(self._collection(region, generation), vectors, limit)
+
     def close(self) -> None:
         if self._remote:
             self._remote.close()
@@ -173,16 +153,11 @@ class ServerStore:
     def _search(self, request: SearchRequest, live: dict[str, GenerationMeta]) -> SearchResult:
         names = sorted(set(request.regions)) if request.regions else sorted(live)
         metas = [_known(live, name) for name in names]
-        return run_search(
-            request,
-            [
-                _LiveCollection(
-                    info=meta.region_info(),
-                    collection=self._collection(meta.spec.region, meta.spec.generation),
-                )
-                for meta in metas
-            ],
-        )
+        return run_search(request, [self._live_collection(meta) for meta in metas])
+
+    def _live_collection(self, meta: GenerationMeta) -> Collection:
+        points = self._collection(meta.spec.region, meta.spec.generation)
+        return Collection(info=meta.region_info(), points=points)
 
     def _open(self) -> Remote:
         if self._remote is None:

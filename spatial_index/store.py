@@ -113,6 +113,15 @@ class Store(Protocol):
             ModelMismatch: a region that would answer was embedded by another model.
         """
 
+    def probe(self, region: str, generation: str, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
+        """The nearest patches to each of (Q, D) vectors in one generation, live or not.
+
+        For checks before promotion; queries go through `search`.
+
+        Raises:
+            UnknownGeneration: there is none of that name.
+        """
+
     def close(self) -> None:
         """Give the store back; using it afterwards raises StoreUnavailable."""
 

