@@ -225,7 +225,10 @@ def test_distances_read_well(distance_m: float, text: str) -> None:
 def test_a_browser_shows_the_page_without_sideways_scrolling(
     report: Report, tmp_path: Path, width_px: int
 ) -> None:
-    probe = "<script>document.title='overflow '+(document.documentElement.scrollWidth-innerWidth)</script>"
+    probe = (
+        "<script>const root = document.documentElement;"
+        "document.title = 'overflow ' + (root.scrollWidth - root.clientWidth)</script>"
+    )
     page = tmp_path / "report.html"
     page.write_text(render(report).replace("</body>", probe + "</body>"), encoding="utf-8")
     command = [
