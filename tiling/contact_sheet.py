@@ -59,7 +59,7 @@ def write_contact_sheet(
 def choose(
     ortho: Ortho, area: BaseGeometry, grid: GridSpec, *, count: int, size_px: int, seed: int = 0
 ) -> list[PatchImage]:
-    """Up to `count` patches full of imagery, spread over the blocks of the area; the same for the same seed."""
+    """Up to `count` patches full of imagery, spread over the area; the same for the same seed."""
     blocks = list(plan_blocks(area, grid))
     rng = np.random.default_rng(seed)
     chosen: list[PatchImage] = []

@@ -1,0 +1,174 @@
+"""Blocks of ground in, tables of vectors out: what runs inside the Ray actors.
+
+Pixels live and die inside an actor. The table has one row per planned patch, so that nothing can get lost
+between planning and writing: an indexed patch has a vector, a skipped one has a reason.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from shapely.geometry.base import BaseGeometry
+
+from clnet_model.encoder import Encoder
+from tiling.errors import UnreadableSheet
+from tiling.grid import Block, GridSpec, Tile
+from tiling.ortho import OnError, Ortho, PatchImage, cut
+from workers.cluster import ActorPlan
+
+MAX_BLOCKS_PER_CALL = (
+    8  # reading ahead pays from a few blocks on; a call is also the step of the progress bar
+)
+CALLS_PER_ACTOR = 12  # at least, so that actors finish together
+NO_IMAGERY = "no imagery"
+TOO_MUCH_NODATA = "too much nodata"
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedSettings:
+    """All that an actor needs to turn blocks into vectors."""
+
+    ortho: Ortho
+    load: Callable[[Path | None], Encoder]
+    checkpoint: Path | None
+    min_valid_fraction: float
+    on_error: OnError
+    threads: int
+
+
+def embed_blocks(blocks: Iterable[Block], settings: EmbedSettings, plan: ActorPlan) -> Iterator[pa.Table]:
+    """Read, cut and embed blocks on Ray; one row per patch, in no particular order.
+
+    Raises:
+        tiling.errors.UnreadableSheet: a sheet fails to decode and `on_error` is "fail".
+    """
+    import ray.data  # noqa: PLC0415
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # one progress bar is enough: ours
+    rows = [_to_row(block) for block in blocks]
+    per_call = min(MAX_BLOCKS_PER_CALL, -(-len(rows) // (CALLS_PER_ACTOR * plan.actors)))
+    dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // per_call)).map_batches(
+        BlockEmbedder,
+        fn_constructor_kwargs={"settings": settings},
+        batch_size=None,  # what from_items put together
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=plan.actors),
+        num_cpus=plan.cores,
+        num_gpus=plan.gpus,
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+class BlockEmbedder:
+    """Ray actor: reads the next block while the encoder works on this one."""
+
+    def __init__(self, settings: EmbedSettings) -> None:
+        import torch  # noqa: PLC0415  only actors and estimates compute
+
+        torch.set_num_threads(settings.threads)
+        self._settings = settings
+        self._encoder = settings.load(settings.checkpoint)
+        self._ortho = settings.ortho
+        self._lost: dict[str, BaseGeometry] = {}  # sheets given up on, by name
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for images in one_ahead(self._cut, (_to_block(row) for row in batch.to_pylist())):
+            yield self._embed(images)
+
+    def _cut(self, block: Block) -> list[PatchImage]:
+        """The block's patches; under "skip", without the sheets that turn out to be unreadable."""
+        try:
+            return list(cut(self._ortho, block, size_px=self._encoder.patch_px))
+        except UnreadableSheet as error:
+            if self._settings.on_error == "fail":
+                raise
+            bad = next(sheet for sheet in self._ortho.sheets if sheet.path == error.path)
+            self._lost[bad.name] = bad.footprint
+            self._ortho = self._ortho.without(error.path)
+            return self._cut(block)
+
+    def _embed(self, images: list[PatchImage]) -> pa.Table:
+        reasons = [self._reason_to_skip(image) for image in images]
+        kept = np.array([reason is None for reason in reasons])  # (N,)
+        vectors = np.zeros((len(images), self._encoder.dim), np.float32)
+        if kept.any():
+            pixels = np.stack([image.pixels for image, keep in zip(images, kept, strict=True) if keep])
+            vectors[kept] = self._encoder.embed_aerial(pixels)  # (K, S, S, 3) -> (K, D)
+        return _to_table(images, reasons, vectors)
+
+    def _reason_to_skip(self, image: PatchImage) -> str | None:
+        if image.valid_fraction >= self._settings.min_valid_fraction and image.valid_fraction > 0:
+            return None
+        for name, footprint in self._lost.items():
+            if footprint.intersects(image.patch.footprint):
+                return f"unreadable sheet {name}"
+        return TOO_MUCH_NODATA if image.valid_fraction > 0 else NO_IMAGERY
+
+
+def one_ahead(make: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """`map(make, items)`, with the next result in the making on a thread while the caller uses this one."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting: Future[U] | None = None
+        for item in items:
+            following = pool.submit(make, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def vectors_of(table: pa.Table) -> npt.NDArray[np.float32]:
+    """(N, D) vectors of a table's rows."""
+    column = table.column("vector").combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, np.float32).reshape(len(table), -1)
+
+
+def _to_table(
+    images: list[PatchImage], reasons: list[str | None], vectors: npt.NDArray[np.float32]
+) -> pa.Table:
+    centres = [image.patch.centre for image in images]
+    return pa.table(
+        {
+            "quadkey": pa.array([image.patch.quadkey for image in images], pa.string()),
+            "lng": pa.array([centre.lng for centre in centres], pa.float64()),
+            "lat": pa.array([centre.lat for centre in centres], pa.float64()),
+            "captured_at": pa.array([image.captured_at for image in images], pa.timestamp("us", "UTC")),
+            "source": pa.array([image.source for image in images], pa.string()),
+            "valid_fraction": pa.array([image.valid_fraction for image in images], pa.float64()),
+            "skipped": pa.array(reasons, pa.string()),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
+        }
+    )
+
+
+def _to_row(block: Block) -> dict[str, Any]:
+    x, y, zoom = block.tile
+    return {
+        "x": x,
+        "y": y,
+        "z": zoom,
+        "zoom": block.grid.zoom,
+        "side_m": block.grid.side_m,
+        "members": block.members,
+    }
+
+
+def _to_block(row: dict[str, Any]) -> Block:
+    grid = GridSpec(zoom=row["zoom"], side_m=row["side_m"])
+    return Block(tile=Tile(row["x"], row["y"], row["z"]), grid=grid, members=row["members"])
