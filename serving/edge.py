@@ -115,7 +115,7 @@ def page_of(
     after = _name_in(request.page_token)
     rest = [region for region in sorted(regions, key=lambda region: region.name) if region.name > after]
     return region_service_pb2.ListRegionsResponse(
-        regions=[_region(region) for region in rest[:size]],
+        regions=[region_message(region) for region in rest[:size]],
         next_page_token=_token_for(rest[size - 1].name) if len(rest) > size else "",
     )
 
@@ -287,7 +287,8 @@ def _patch(patch: RankedPatch) -> answer_pb2.CandidatePatch:
     )
 
 
-def _region(region: RegionInfo) -> region_service_pb2.Region:
+def region_message(region: RegionInfo) -> region_service_pb2.Region:
+    """A region as clients get it."""
     west, south, east, north = region.coverage.bounds
     return region_service_pb2.Region(
         name=region.name,

@@ -11,7 +11,8 @@ ServingError
 ├── PortInUse          the port is taken by another program
 ├── AlreadyServing     this Ray cluster runs the service already
 ├── NotReady           the service did not come up in time
-└── CallFailed         the server answered a client with an error
+├── CallFailed         the server answered a client with an error
+└── OutOfCoverage      told to a person: nothing is indexed where they look
 
 All arguments are positional and kept in `args`, so that errors survive pickling between processes.
 """
@@ -151,6 +152,13 @@ class CallFailed(ServingError):
 
     def __str__(self) -> str:
         return f"{self.address} answered {self.code}: {self.details}"
+
+
+class OutOfCoverage(ServingError):
+    """Nothing is indexed where the search looked; over gRPC this is a status of the answer, not an error."""
+
+    def __str__(self) -> str:
+        return "no indexed patch lies in the position prior; `clnet regions` lists what is indexed"
 
 
 # The first row whose class fits decides. INTERNAL means a bug or damage on our side; its text stays with us.

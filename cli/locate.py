@@ -1,0 +1,232 @@
+"""`clnet locate`: one street image, asked of a running service or of a store in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.options import CheckpointOption, Settings
+
+if TYPE_CHECKING:
+    from serving.locate import Query
+    from serving.pb.localization_service_pb2 import LocalizeResponse
+    from spatial_index.priors import CirclePrior
+    from tiling.grid import LngLat
+
+DEFAULT_SERVER = "127.0.0.1:50051"
+PANORAMA_ASPECT = 1.9  # a full panorama is 2:1, its horizontal band is wider still
+
+
+def locate(
+    image: Annotated[Path, typer.Argument(help="JPEG, PNG or WebP.", show_default=False)],
+    server: Annotated[str, typer.Option(help="Service to ask, host:port.")] = DEFAULT_SERVER,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            "--store", help="Answer in this process from this store folder instead.", show_default=False
+        ),
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    near: Annotated[
+        str | None,
+        typer.Option(metavar="LAT,LNG", help="Search around this position only.", show_default=False),
+    ] = None,
+    radius_m: Annotated[
+        float, typer.Option(help="Radius of --near or of the EXIF position, metres.")
+    ] = 300.0,
+    soft: Annotated[
+        bool, typer.Option("--soft", help="Take the position as likely, not as certain.")
+    ] = False,
+    use_exif_gps: Annotated[
+        bool, typer.Option("--use-exif-gps", help="Take the position in the image's EXIF as a soft prior.")
+    ] = False,
+    heading: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DEG",
+            help="Where the image's centre looks, degrees from true north; unknown if unset.",
+            show_default=False,
+        ),
+    ] = None,
+    heading_accuracy: Annotated[
+        float, typer.Option(metavar="DEG", help="The heading is right within this, to either side.")
+    ] = 0.0,
+    hfov: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DEG", help="Horizontal field of view of an ordinary photo.", show_default=False
+        ),
+    ] = None,
+    pitch: Annotated[float, typer.Option(metavar="DEG", help="How far an ordinary photo looks up.")] = 0.0,
+    panorama: Annotated[
+        bool, typer.Option("--panorama", help="The image goes all the way round, whatever its shape.")
+    ] = False,
+    region: Annotated[
+        list[str] | None, typer.Option(help="Search this region; may be repeated.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
+) -> None:
+    """Tell where a street image was taken."""
+    from serving.errors import OutOfCoverage
+    from serving.locate import HeadingPrior, Query
+    from serving.pb import answer_pb2
+
+    data = read_image(image)
+    query = Query(
+        hfov_deg=None if panorama else field_of_view(data, hfov),
+        pitch_deg=pitch,
+        heading=None if heading is None else HeadingPrior(heading_deg=heading, accuracy_deg=heading_accuracy),
+        prior=position_prior(data, near=near, radius_m=radius_m, soft=soft, use_exif_gps=use_exif_gps),
+        regions=tuple(region or ()),
+    )
+    answer = ask(data, query, server=server, store=store, checkpoint=checkpoint)
+    if as_json:
+        from google.protobuf.json_format import MessageToJson
+
+        typer.echo(MessageToJson(answer, preserving_proto_field_name=True))
+    if answer.status == answer_pb2.LOCALIZATION_STATUS_OUT_OF_COVERAGE:
+        raise OutOfCoverage
+    if not as_json:
+        show(answer)
+
+
+def ask(
+    data: bytes, query: Query, *, server: str, store: Path | None, checkpoint: Path | None
+) -> LocalizeResponse:
+    """The answer of the service, or of the store in this process."""
+    from serving.client import Client
+
+    if store is None:
+        with Client(server) as client:
+            return client.localize(data, query)
+    from clnet_model.encoder import load_encoder
+    from clnet_model.preprocess import decode_image
+    from serving.edge import response_from
+    from serving.locate import locate as locate_image
+    from spatial_index.store import open_store
+
+    settings = Settings()
+    api_key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+    with open_store(directory=store, url=settings.qdrant_url, api_key=api_key) as index:
+        encoder = load_encoder(checkpoint)
+        return response_from(locate_image(decode_image(data), query, encoder=encoder, index=index))
+
+
+def read_image(path: Path) -> bytes:
+    """The file's bytes.
+
+    Raises:
+        serving.errors.InvalidRequest: it cannot be read.
+    """
+    from serving.errors import InvalidRequest
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(str(path), f"cannot be read ({error.strerror})", "give an image file") from error
+
+
+def field_of_view(data: bytes, hfov_deg: float | None) -> float | None:
+    """The field of view given, or None for an image that has the shape of a panorama.
+
+    Raises:
+        serving.errors.InvalidRequest: neither.
+    """
+    from serving.errors import InvalidRequest
+    from serving.exif import size_of
+
+    if hfov_deg is not None:
+        return hfov_deg
+    width_px, height_px = size_of(data)
+    if width_px / height_px < PANORAMA_ASPECT:
+        raise InvalidRequest(
+            "--hfov",
+            f"is unset and {width_px} x {height_px} px is not the shape of a panorama",
+            "give the photo's horizontal field of view (phones have about 65), or say --panorama",
+        )
+    return None
+
+
+def position_prior(
+    data: bytes, *, near: str | None, radius_m: float, soft: bool, use_exif_gps: bool
+) -> CirclePrior | None:
+    """The circle that the options describe.
+
+    Raises:
+        serving.errors.InvalidRequest: --near is no position, or the image has no EXIF position.
+        spatial_index.errors.BadPrior: not a place on Earth.
+    """
+    from serving.errors import InvalidRequest
+    from serving.exif import gps_of
+    from spatial_index.priors import CirclePrior, PriorMode
+
+    if near is not None:
+        mode = PriorMode.SOFT if soft else PriorMode.HARD
+        return CirclePrior(centre=parse_position(near), radius_m=radius_m, mode=mode)
+    if not use_exif_gps:
+        return None
+    position = gps_of(data)
+    if position is None:
+        raise InvalidRequest(
+            "--use-exif-gps", "was given but the image has no EXIF position", "use --near LAT,LNG"
+        )
+    return CirclePrior(centre=position, radius_m=radius_m, mode=PriorMode.SOFT)
+
+
+def parse_position(text: str) -> LngLat:
+    """`LAT,LNG` in WGS84 degrees.
+
+    Raises:
+        serving.errors.InvalidRequest: it is not that.
+    """
+    from serving.errors import InvalidRequest
+    from tiling.grid import LngLat
+
+    try:
+        lat, lng = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InvalidRequest(
+            "--near", f"is {text!r}", "give LAT,LNG in degrees, such as 46.31,7.98"
+        ) from error
+    return LngLat(lng=lng, lat=lat)
+
+
+def show(answer: LocalizeResponse) -> None:
+    """A table of the hypotheses."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from serving.pb import answer_pb2
+
+    status = answer_pb2.LocalizationStatus.Name(answer.status).removeprefix("LOCALIZATION_STATUS_")
+    table = Table(title=status.replace("_", " ").lower(), caption=_caption(answer))
+    for name in ("#", "probability", "latitude", "longitude", "r68 m", "r95 m", "heading °", "region"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for place, hypothesis in enumerate(answer.hypotheses, start=1):
+        table.add_row(*_row(place, hypothesis))
+    console = Console()
+    console.print(table)
+    if answer.prior_conflict:
+        console.print("the image contradicts the position given: the first place lies outside of it")
+
+
+def _row(place: int, hypothesis: Any) -> list[str]:
+    return [
+        str(place),
+        f"{hypothesis.probability:.3f}",
+        f"{hypothesis.position.latitude:.6f}",
+        f"{hypothesis.position.longitude:.6f}",
+        f"{hypothesis.r68_m:.0f}",
+        f"{hypothesis.r95_m:.0f}",
+        f"{hypothesis.heading_deg:.0f}",
+        hypothesis.supporting_patches[0].region,
+    ]
+
+
+def _caption(answer: LocalizeResponse) -> str:
+    return (
+        f"{answer.searched_patches:,} patches searched ({answer.plan}) in {answer.timings.total_ms:.0f} ms, "
+        f"model {answer.model_digest}"
+    )
