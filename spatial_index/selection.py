@@ -32,8 +32,8 @@ class Disc:
 Shape = Disc | Polygon
 
 # The engine's polygon filter leaves out its own outline, and answers a polygon with a corner at ±180°, ±90°
-# with almost nothing (qdrant-edge 0.9: 315 of 2,031 points). So shapes stop just short of the map's edge, outlines
-# grow by OUTLINE_DEG (0.1 mm), and positions are kept inside MAX_LNG and MAX_LAT when stored.
+# with almost nothing (qdrant-edge 0.9: 315 of 2,031 points). So shapes stop just short of the map's edge,
+# outlines grow by OUTLINE_DEG (0.1 mm), and positions are kept inside MAX_LNG and MAX_LAT when stored.
 OUTLINE_DEG = 1e-9
 MAX_LNG = 180.0 - 2e-9
 MAX_LAT = 90.0 - 2e-9

@@ -70,17 +70,25 @@ def qdrant_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server.wait()
 
 
-@pytest.fixture(params=["embedded", pytest.param("server", marks=NEEDS_QDRANT)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """An empty store of each kind."""
+@pytest.fixture(scope="session", params=["embedded", pytest.param("server", marks=NEEDS_QDRANT)])
+def open_empty(request: pytest.FixtureRequest) -> Callable[[Path], Store]:
+    """Opens an empty store of each kind; the folder is the embedded one's."""
     url = request.getfixturevalue("qdrant_url") if request.param == "server" else None
-    opened = open_store(directory=tmp_path / "store", url=url, create=True)
-    try:
+
+    def make(folder: Path) -> Store:
+        opened = open_store(directory=folder, url=url, create=True)
         for region in REGIONS:
             opened.drop_region(region)
+        return opened
+
+    return make
+
+
+@pytest.fixture
+def store(open_empty: Callable[[Path], Store], tmp_path: Path) -> Iterator[Store]:
+    """An empty store of each kind."""
+    with open_empty(tmp_path / "store") as opened:
         yield opened
-    finally:
-        opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,6 @@ def test_a_circle_that_cannot_mean_a_place_is_refused(changes, field):
         (polygon_json(SQUARE[:3]), "polygon.ring"),
         (polygon_json([*SQUARE[:4]]), "polygon.ring"),
         (polygon_json(SQUARE, HOLE[:4]), "polygon.ring"),
-        (polygon_json([[lat * 2.2, lng] for lng, lat in SQUARE]), None),
         (polygon_json([[lng, lat * 2.2] for lng, lat in SQUARE]), "polygon.vertices[0].lat"),
         (polygon_json([[math.nan, 46.3], *SQUARE[1:4], [math.nan, 46.3]]), "polygon.vertices[0].lng"),
         (polygon_json([SQUARE[0], SQUARE[2], SQUARE[1], SQUARE[3], SQUARE[0]]), "polygon"),
@@ -87,9 +86,6 @@ def test_a_circle_that_cannot_mean_a_place_is_refused(changes, field):
     ],
 )
 def test_geojson_that_cannot_mean_an_area_is_refused(value, field):
-    if field is None:  # swapped coordinates that are still on Earth cannot be told from a real place
-        assert from_geojson(value)
-        return
     with pytest.raises(BadPrior) as caught:
         from_geojson(value)
     assert caught.value.field == field
@@ -171,7 +167,7 @@ def test_a_soft_polygon_is_searched_at_least_three_falloffs_wide(lng, lat, margi
 
 
 @given(
-    lng=st.floats(-180, 180), lat=st.floats(-90, 90), bearing=st.floats(0, 360), metres=st.floats(1, 19_900_000)
+    lng=st.floats(-180, 180), lat=st.floats(-90, 90), bearing=st.floats(0, 360), metres=st.floats(1, 1.99e7)
 )  # fmt: skip
 def test_geodesic_over_haversine_stays_within_its_bounds(lng, lat, bearing, metres):
     origin = LngLat(lng, lat)
