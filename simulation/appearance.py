@@ -1,7 +1,7 @@
 """How things look on one day: colours of materials and leaves, sun, haze, and how strange the day may be.
 
-The two views of a place are given appearances drawn independently of each other, so that nothing but the shape and the
-layout of the place connects them.
+The two views of a place are given appearances drawn independently of each other, so that nothing but the
+shape and the layout of the place connects them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Difficulty(StrEnum):
 
 _STRENGTH = {Difficulty.EASY: 0.35, Difficulty.NORMAL: 0.7, Difficulty.HARD: 1.0}
 
-# sRGB, in the order of simulation.plan.Material.
+# sRGB, in the order of simulation.features.Material.
 _BASE = (
     (96, 116, 66),  # grass
     (122, 128, 76),  # meadow
@@ -52,7 +52,12 @@ _BASE = (
 )
 _PLANTS = (0, 1, 15, 18)
 
-_GRASS_TINT = {Season.SPRING: (0.95, 1.08, 0.8), Season.SUMMER: (1.0, 1.0, 1.0), Season.AUTUMN: (1.18, 1.0, 0.85), Season.WINTER: (1.15, 1.02, 1.0)}
+_GRASS_TINT = {
+    Season.SPRING: (0.95, 1.08, 0.8),
+    Season.SUMMER: (1.0, 1.0, 1.0),
+    Season.AUTUMN: (1.18, 1.0, 0.85),
+    Season.WINTER: (1.15, 1.02, 1.0),
+}
 _LEAVES = {
     Season.SPRING: ((104, 134, 62), (86, 118, 58), (132, 146, 84), (64, 92, 54)),
     Season.SUMMER: ((72, 100, 48), (58, 86, 44), (88, 108, 56), (52, 76, 46)),
@@ -65,10 +70,10 @@ _LEAVES = {
 class Appearance:
     """One day.
 
-    palette: (M, 3) colours of the materials, 0..255; leaves: (4, 3), the last one evergreen; leaf_cover: share of a
-    deciduous crown that is opaque; facade_tint / roof_tint: (3,) factors; sun azimuth (grid, clockwise from north) and
-    elevation; sunshine: 0 overcast .. 1 clear; visibility_m; car_seed and car_share: which places are taken; texture:
-    strength of surface grain.
+    palette: (M, 3) colours of the materials, 0..255; leaves: (4, 3), the last one evergreen; leaf_cover:
+    share of a deciduous crown that is opaque; facade_tint / roof_tint: (3,) factors; sun azimuth (grid,
+    clockwise from north) and elevation; sunshine: 0 overcast .. 1 clear; visibility_m; car_seed and
+    car_share: which places are taken; texture: strength of surface grain.
     """
 
     palette: F32
@@ -86,13 +91,19 @@ class Appearance:
     texture: float
 
 
-def draw_appearance(season: Season, difficulty: Difficulty, rng: np.random.Generator, *, from_above: bool) -> Appearance:
+def draw_appearance(
+    season: Season, difficulty: Difficulty, rng: np.random.Generator, *, from_above: bool
+) -> Appearance:
     """A day in a season. Orthophotos are flown in sun or thin cloud; street images are taken on any day."""
     k = _STRENGTH[difficulty]
     palette = np.array(_BASE, np.float32)
-    palette *= np.exp(rng.normal(0, 0.16 * k, (len(_BASE), 1)) + rng.normal(0, 0.06 * k, (len(_BASE), 3))).astype(np.float32)
+    palette *= np.exp(
+        rng.normal(0, 0.16 * k, (len(_BASE), 1)) + rng.normal(0, 0.06 * k, (len(_BASE), 3))
+    ).astype(np.float32)
     palette[list(_PLANTS)] *= np.array(_GRASS_TINT[season], np.float32)
-    leaves = np.array(_LEAVES[season], np.float32) * np.exp(rng.normal(0, 0.12 * k, (4, 1)) + rng.normal(0, 0.05 * k, (4, 3))).astype(np.float32)
+    leaves = np.array(_LEAVES[season], np.float32) * np.exp(
+        rng.normal(0, 0.12 * k, (4, 1)) + rng.normal(0, 0.05 * k, (4, 3))
+    ).astype(np.float32)
     sunshine = float(rng.uniform(0.6, 1.0) if from_above else rng.choice([0.0, 0.25, 0.7, 1.0]))
     warm = float(rng.uniform(-0.12, 0.12)) * k
     return Appearance(
@@ -104,7 +115,9 @@ def draw_appearance(season: Season, difficulty: Difficulty, rng: np.random.Gener
         sun_azimuth_deg=float(rng.uniform(120, 240) if from_above else rng.uniform(70, 290)),
         sun_elevation_deg=float(rng.uniform(28, 58) if from_above else rng.uniform(12, 60)),
         sunshine=sunshine,
-        sky=np.array([0.72 + warm, 0.82, 0.95 - warm], np.float32) * 235 if sunshine > 0.5 else np.array([0.85 + warm, 0.88, 0.9 - warm], np.float32) * 225,
+        sky=np.array([0.72 + warm, 0.82, 0.95 - warm], np.float32) * 235
+        if sunshine > 0.5
+        else np.array([0.85 + warm, 0.88, 0.9 - warm], np.float32) * 225,
         visibility_m=float(np.exp(rng.uniform(np.log(250), np.log(4000)))),
         car_seed=int(rng.integers(1 << 30)),
         car_share=float(rng.uniform(0.25, 0.85)),

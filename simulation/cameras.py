@@ -32,7 +32,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
-    """One exposure to be made: pose, horizontal field of view (360 for panoramas) and downward pitch in degrees."""
+    """One exposure to be made: pose, horizontal field of view (360 for panoramas), downward pitch."""
 
     kind: Kind
     pose: Pose
@@ -42,7 +42,7 @@ class Shot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fix:
-    """What the vehicle believes: position (projected metres), its 1-sigma error per axis, and the image's grid azimuth."""
+    """What the vehicle believes: projected position, standard deviation per axis, grid azimuth."""
 
     easting: float
     northing: float
@@ -50,7 +50,9 @@ class Fix:
     azimuth_deg: float
 
 
-def plan_shots(city: City, *, panoramas: int, photos: int, hfov_deg: float, rng: np.random.Generator) -> list[Shot]:
+def plan_shots(
+    city: City, *, panoramas: int, photos: int, hfov_deg: float, rng: np.random.Generator
+) -> list[Shot]:
     """Places along the streets, spread by length, on lanes and sidewalks, never inside a solid.
 
     Raises:
@@ -63,7 +65,10 @@ def plan_shots(city: City, *, panoramas: int, photos: int, hfov_deg: float, rng:
     while len(shots) < panoramas + photos:
         attempts += 1
         if attempts > 60 * (panoramas + photos) + 2000:
-            raise BadSimulation(f"only {len(shots)} of {panoramas + photos} cameras fit on the streets; make the city larger or ask for fewer images")
+            raise BadSimulation(
+                f"only {len(shots)} of {panoramas + photos} cameras fit on the streets; "
+                "make the city larger or ask for fewer images"
+            )
         street = streets[int(rng.choice(len(streets), p=lengths / lengths.sum()))]
         at = float(rng.uniform(2, street.line.length - 2))
         a, b = street.line.interpolate(at), street.line.interpolate(at + 0.5)
@@ -72,32 +77,46 @@ def plan_shots(city: City, *, panoramas: int, photos: int, hfov_deg: float, rng:
         x = a.x + side * np.cos(np.radians(along))
         y = a.y - side * np.sin(np.radians(along))
         kind = Kind.PANORAMA if len(shots) < panoramas else Kind.PHOTO
-        turn = rng.choice([0.0, 180.0]) + rng.normal(0, 8) if kind is Kind.PANORAMA else rng.uniform(-180, 180)
+        turn = (
+            rng.choice([0.0, 180.0]) + rng.normal(0, 8) if kind is Kind.PANORAMA else rng.uniform(-180, 180)
+        )
         pose = Pose(
             easting=city.world.west + x,
             northing=city.world.north - city.plan.size_m + y,
             height_m=float(rng.uniform(2.0, 2.8) if kind is Kind.PANORAMA else rng.uniform(1.5, 2.4)),
             azimuth_deg=(along + float(turn)) % 360.0,
         )
-        if _stands_free(city.world, pose):
+        if stands_free(city.world, pose):
             pitch = 0.0 if kind is Kind.PANORAMA else float(rng.normal(0, 1.5))
-            shots.append(Shot(kind=kind, pose=pose, hfov_deg=360.0 if kind is Kind.PANORAMA else hfov_deg, pitch_deg=pitch))
+            shots.append(
+                Shot(
+                    kind=kind,
+                    pose=pose,
+                    hfov_deg=360.0 if kind is Kind.PANORAMA else hfov_deg,
+                    pitch_deg=pitch,
+                )
+            )
     return shots
 
 
-def _stands_free(world: World, pose: Pose) -> bool:
+def stands_free(world: World, pose: Pose) -> bool:
     column, row = (int(v) for v in world.cell_of(pose.easting, pose.northing))
     rows, columns = world.shape
     margin, clear = int(EDGE_M / world.gsd_m), int(0.9 / world.gsd_m)
     if not (margin <= column < columns - margin and margin <= row < rows - margin):
         return False
     around = np.s_[row - clear : row + clear + 1, column - clear : column + clear + 1]
-    return bool(world.solid_m[around].max() < 0.3 and (world.crown_base[around].max() == 0 or world.crown_base[around].max() > 13))
+    return bool(
+        world.solid_m[around].max() < 0.3
+        and (world.crown_base[around].max() == 0 or world.crown_base[around].max() > 13)
+    )
 
 
 def measure(shot: Shot, *, gps_sigma_m: float, heading_error_deg: float, rng: np.random.Generator) -> Fix:
-    """GPS with Gaussian error per axis; the compass is off by up to heading_error_deg (photos) or about a degree."""
-    turn = rng.uniform(-heading_error_deg, heading_error_deg) if shot.kind is Kind.PHOTO else rng.normal(0, 1.0)
+    """GPS with Gaussian error per axis; a photo's compass is off by up to heading_error_deg."""
+    turn = (
+        rng.uniform(-heading_error_deg, heading_error_deg) if shot.kind is Kind.PHOTO else rng.normal(0, 1.0)
+    )
     return Fix(
         easting=shot.pose.easting + float(rng.normal(0, gps_sigma_m)),
         northing=shot.pose.northing + float(rng.normal(0, gps_sigma_m)),
@@ -110,7 +129,9 @@ def expose(world: World, shot: Shot, look: Appearance, rng: np.random.Generator)
     """The image as the sensor gives it: (256, 512, 3) for panoramas, (240, 320, 3) for photos."""
     seed = int(rng.integers(1 << 16))
     if shot.kind is Kind.PANORAMA:
-        raw = render(world, shot.pose, look, Band(width_px=PANORAMA_PX[0], height_px=PANORAMA_PX[1]), seed=seed)
+        raw = render(
+            world, shot.pose, look, Band(width_px=PANORAMA_PX[0], height_px=PANORAMA_PX[1]), seed=seed
+        )
         _mount(raw, rng)
     else:
         raw = _pinhole(world, shot, look, seed)
@@ -135,27 +156,39 @@ def _pinhole(world: World, shot: Shot, look: Appearance, seed: int) -> NDArray[n
     elevation = -np.degrees(np.arctan2(down, np.hypot(u, forward)))
     top, bottom = float(elevation.max()) + 0.5, float(elevation.min()) - 0.5
     span = 2 * float(np.abs(azimuth).max()) + 1.0
-    band = Band(width_px=int(span / 0.25), height_px=int((top - bottom) / 0.25), span_deg=span, top_deg=top, bottom_deg=bottom)
+    band = Band(
+        width_px=int(span / 0.25),
+        height_px=int((top - bottom) / 0.25),
+        span_deg=span,
+        top_deg=top,
+        bottom_deg=bottom,
+    )
     strip = render(world, shot.pose, look, band, seed=seed)
     columns = (azimuth + span / 2) / span * band.width_px - 0.5
     rows = (top - elevation) / (top - bottom) * band.height_px - 0.5
     return _bilinear(strip, rows, columns)
 
 
-def _bilinear(image: NDArray[np.float32], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float32]:
+def _bilinear(
+    image: NDArray[np.float32], rows: NDArray[np.float64], columns: NDArray[np.float64]
+) -> NDArray[np.float32]:
     r = np.clip(rows.astype(int), 0, image.shape[0] - 2)
     c = np.clip(columns.astype(int), 0, image.shape[1] - 2)
     tr, tc = (rows - r)[..., None], (columns - c)[..., None]
     upper = image[r, c] * (1 - tc) + image[r, c + 1] * tc
     lower = image[r + 1, c] * (1 - tc) + image[r + 1, c + 1] * tc
-    return (upper * (1 - tr) + lower * tr).astype(np.float32)
+    return np.asarray(upper * (1 - tr) + lower * tr, np.float32)
 
 
 def _develop(raw: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Exposure, white balance, contrast, blur, noise."""
     gain = np.exp(rng.normal(0, 0.18)) * np.exp(rng.normal(0, 0.06, 3))
-    image = np.clip(raw * gain.astype(np.float32) / 255.0, 0, 1) ** float(np.exp(rng.normal(0, 0.15)))
-    image = image + rng.normal(0, rng.uniform(0.004, 0.03), image.shape[:2])[..., None].astype(np.float32)
+    image = np.clip(raw * gain.astype(np.float32) / np.float32(255.0), 0, 1) ** np.float32(
+        np.exp(rng.normal(0, 0.15))
+    )
+    image += rng.standard_normal(image.shape[:2], np.float32)[..., None] * np.float32(
+        rng.uniform(0.004, 0.03)
+    )
     developed = Image.fromarray((np.clip(image, 0, 1) * 255).astype(np.uint8))
     blur = float(rng.uniform(0, 0.9))
     return np.asarray(developed.filter(ImageFilter.GaussianBlur(blur)) if blur > 0.3 else developed)

@@ -8,7 +8,8 @@ import numpy as np
 from pyproj import CRS
 
 from simulation.errors import BadSimulation
-from simulation.plan import Plan, plan_city
+from simulation.features import Plan
+from simulation.plan import plan_city
 from simulation.raster import burn
 from simulation.styles import style_named
 from simulation.world import World
@@ -16,7 +17,7 @@ from simulation.world import World
 WORLD_GSD_M = 0.3
 SIZE_LIMITS_M = (200.0, 6000.0)
 
-# (EPSG code, easting range, northing range): land in a projected system, spread over latitudes and grid convergences.
+# (EPSG code, easting range, northing range): land, spread over latitudes and grid convergences.
 _PLACES: tuple[tuple[int, tuple[float, float], tuple[float, float]], ...] = (
     (25831, (420_000, 640_000), (4_700_000, 5_500_000)),
     (25832, (400_000, 620_000), (5_200_000, 5_900_000)),
@@ -52,5 +53,13 @@ def build_city(seed: int, style: str, size_m: float) -> City:
     epsg, eastings, northings = _PLACES[int(rng.integers(len(_PLACES)))]
     west, north = np.round(rng.uniform(*eastings)), np.round(rng.uniform(*northings))
     plan = plan_city(chosen, size_m, rng)
-    world = burn(plan, chosen, crs=CRS.from_epsg(epsg), west=float(west), north=float(north), gsd_m=WORLD_GSD_M, rng=rng)
+    world = burn(
+        plan,
+        chosen,
+        crs=CRS.from_epsg(epsg),
+        west=float(west),
+        north=float(north),
+        gsd_m=WORLD_GSD_M,
+        rng=rng,
+    )
     return City(world=world, plan=plan, style=style, seed=seed)

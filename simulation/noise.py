@@ -7,7 +7,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 
-def smooth_noise(shape: tuple[int, int], cell: float, rng: np.random.Generator, octaves: int = 3) -> NDArray[np.float32]:
+def smooth_noise(
+    shape: tuple[int, int], cell: float, rng: np.random.Generator, octaves: int = 3
+) -> NDArray[np.float32]:
     """Fractal value noise with zero mean and about unit range, features of `cell` pixels and finer."""
     out = np.zeros(shape, np.float32)
     amplitude = 1.0

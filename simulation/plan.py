@@ -1,77 +1,24 @@
-"""The city as vectors: streets, land use, lots, buildings, trees, cars, markings, all in local metres.
+"""Plans a city: streets, what each block becomes, and what stands along the streets.
 
 Knows nothing of pixels: `simulation.raster` burns a plan into the rasters that the cameras see.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import IntEnum
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from shapely import get_parts, unary_union
-from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
+from shapely.geometry import LineString, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import polygonize
 from shapely.strtree import STRtree
 
 from simulation import lots
+from simulation.features import Material, Plan
 from simulation.streets import Rng, Street, lay_out
 from simulation.styles import CityStyle, LandUse
-
-
-class Material(IntEnum):
-    """What the ground, or the top of a thing, is made of; index into every palette."""
-
-    GRASS = 0
-    MEADOW = 1
-    SOIL = 2
-    ASPHALT = 3
-    ASPHALT_OLD = 4
-    SIDEWALK = 5
-    PAVING = 6
-    GRAVEL = 7
-    WATER = 8
-    MARKING = 9
-    PITCH = 10
-    CLAY = 11
-    COURT_BLUE = 12
-    SAND = 13
-    ROOF = 14
-    HEDGE = 15
-    WALL = 16
-    POOL = 17
-    CROP = 18
-    SOLAR = 19
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Building:
-    """A footprint and what stands on it. ridge_m = 0 is a flat roof; colours index the style's lists."""
-
-    footprint: Polygon
-    eave_m: float
-    ridge_m: float
-    storey_m: float
-    bay_m: float
-    roof: int
-    facade: int
-    look: int
-
-
-@dataclass(slots=True)
-class Plan:
-    """Everything that stands or lies in one city; lists are painted in order, later over earlier."""
-
-    size_m: float
-    streets: list[Street]
-    surfaces: list[tuple[BaseGeometry, Material]] = field(default_factory=list)
-    marks: list[tuple[BaseGeometry, Material]] = field(default_factory=list)
-    buildings: list[Building] = field(default_factory=list)
-    trees: list[tuple[float, float, float, float, float]] = field(default_factory=list)  # x, y, radius, top, crown base
-    hedges: list[tuple[BaseGeometry, float]] = field(default_factory=list)
-    cars: list[Polygon] = field(default_factory=list)
-    poles: list[tuple[float, float]] = field(default_factory=list)
 
 
 def plan_city(style: CityStyle, size_m: float, rng: Rng) -> Plan:
@@ -112,7 +59,9 @@ def _blocks(plan: Plan, river: BaseGeometry) -> list[Polygon]:
     for face in faces:
         near = [corridors[i] for i in tree.query(face)]
         land = face.difference(unary_union(near)).difference(banks)
-        blocks += [p for p in get_parts(land.buffer(-0.5).buffer(0.5)) if isinstance(p, Polygon) and p.area > 150]
+        blocks += [
+            p for p in get_parts(land.buffer(-0.5).buffer(0.5)) if isinstance(p, Polygon) and p.area > 150
+        ]
     return blocks
 
 
@@ -122,31 +71,24 @@ def _develop(plan: Plan, block: Polygon, style: CityStyle, rng: Rng) -> None:
     use = uses[int(rng.choice(len(uses), p=weights / weights.sum()))]
     if block.area < 900 and use not in (LandUse.ROW, LandUse.COURT, LandUse.PARKING):
         use = LandUse.PARK if rng.random() < 0.5 else LandUse.ROW
-    match use:
-        case LandUse.DETACHED:
-            lots.detached(plan, block, style, rng)
-        case LandUse.ROW:
-            lots.rows(plan, block, style, rng)
-        case LandUse.PERIMETER:
-            lots.perimeter(plan, block, style, rng)
-        case LandUse.COURT:
-            lots.courts(plan, block, style, rng)
-        case LandUse.SLAB:
-            lots.slabs(plan, block, style, rng)
-        case LandUse.INDUSTRY:
-            lots.industry(plan, block, style, rng)
-        case LandUse.CIVIC:
-            lots.civic(plan, block, style, rng)
-        case LandUse.PARK:
-            lots.park(plan, block, rng)
-        case LandUse.SPORT:
-            lots.sport(plan, block, rng)
-        case LandUse.PARKING:
-            lots.parking(plan, block, rng)
-        case LandUse.FIELD:
-            lots.fields(plan, block, rng)
-        case _:
-            raise AssertionError(use)
+    _DEVELOPERS[use](plan, block, style, rng)
+
+
+_DEVELOPERS: Mapping[LandUse, Callable[[Plan, Polygon, CityStyle, Rng], None]] = MappingProxyType(
+    {
+        LandUse.DETACHED: lots.detached,
+        LandUse.ROW: lots.rows,
+        LandUse.PERIMETER: lots.perimeter,
+        LandUse.COURT: lots.courts,
+        LandUse.SLAB: lots.slabs,
+        LandUse.INDUSTRY: lots.industry,
+        LandUse.CIVIC: lots.civic,
+        LandUse.PARK: lots.park,
+        LandUse.SPORT: lots.sport,
+        LandUse.PARKING: lots.parking,
+        LandUse.FIELD: lots.fields,
+    }
+)
 
 
 def _pave(plan: Plan, river: BaseGeometry, rng: Rng) -> None:
@@ -163,7 +105,9 @@ def _pave(plan: Plan, river: BaseGeometry, rng: Rng) -> None:
         plan.surfaces.append((s.line.buffer(s.width_m / 2 + s.sidewalk_m), walk))
     for s in sorted(plan.streets, key=lambda s: s.is_main):
         old = not s.is_main and rng.random() < 0.4
-        plan.surfaces.append((s.line.buffer(s.width_m / 2), Material.ASPHALT_OLD if old else Material.ASPHALT))
+        plan.surfaces.append(
+            (s.line.buffer(s.width_m / 2), Material.ASPHALT_OLD if old else Material.ASPHALT)
+        )
     for s in plan.streets:
         _mark(plan, s, rng)
 
@@ -180,10 +124,14 @@ def _mark(plan: Plan, street: Street, rng: Rng) -> None:
     for end in (7.0, length - 7.0):
         if length > 30 and street.width_m > 5.8 and rng.random() < 0.45:
             for across in np.arange(-street.width_m / 2 + 0.6, street.width_m / 2 - 0.5, 1.1):
-                plan.marks.append((_run(street.line, end - 1.6, end + 1.6, across).buffer(0.27), Material.MARKING))
+                plan.marks.append(
+                    (_run(street.line, end - 1.6, end + 1.6, across).buffer(0.27), Material.MARKING)
+                )
     for _ in range(int(rng.poisson(length / 55.0))):
         at, w = rng.uniform(4, max(length - 4, 5)), rng.uniform(0.8, 3.0)
-        patch = _run(street.line, at, at + rng.uniform(2, 12), rng.uniform(-0.3, 0.3) * street.width_m).buffer(w / 2)
+        patch = _run(
+            street.line, at, at + rng.uniform(2, 12), rng.uniform(-0.3, 0.3) * street.width_m
+        ).buffer(w / 2)
         plan.marks.insert(0, (patch, Material.ASPHALT if rng.random() < 0.5 else Material.ASPHALT_OLD))
 
 
@@ -217,7 +165,9 @@ def _furnish(plan: Plan, rng: Rng) -> None:
                     plan.cars.append(lots.car(_run(street.line, at, at + 1.0, side * (half - 1.05)), rng))
         for at in np.arange(6.0, length - 6.0, 14.0):
             if rng.random() < 0.35:
-                plan.cars.append(lots.car(_run(street.line, at, at + 1.0, half * 0.5 * rng.choice([-1, 1])), rng))
+                plan.cars.append(
+                    lots.car(_run(street.line, at, at + 1.0, half * 0.5 * rng.choice([-1, 1])), rng)
+                )
 
 
 def _keep_streets_clear(plan: Plan) -> None:
@@ -228,12 +178,3 @@ def _keep_streets_clear(plan: Plan) -> None:
     blocked = {int(i) for i in houses.query(points, predicate="within")[0]} if plan.buildings else set()
     blocked |= {int(i) for i in STRtree(points).query(roads, predicate="contains")} if points else set()
     plan.trees = [t for i, t in enumerate(plan.trees) if i not in blocked]
-
-
-def polygons(geometry: BaseGeometry) -> list[Polygon]:
-    """The polygons of any geometry, lines and points left out."""
-    if isinstance(geometry, Polygon):
-        return [] if geometry.is_empty else [geometry]
-    if isinstance(geometry, MultiPolygon):
-        return list(geometry.geoms)
-    return [p for p in get_parts(geometry) if isinstance(p, Polygon)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
@@ -10,26 +12,36 @@ from rasterio.features import rasterize
 from rasterio.transform import from_origin
 from shapely.geometry.base import BaseGeometry
 
+from simulation.features import Material, Plan
 from simulation.lots import oriented
 from simulation.noise import hash01, smooth_noise
-from simulation.plan import Material, Plan
 from simulation.styles import CityStyle
 from simulation.world import CAR_UNIT_M, CROWN_UNIT_M, BuildingTable, World
 
 
-def burn(plan: Plan, style: CityStyle, *, crs: CRS, west: float, north: float, gsd_m: float, rng: np.random.Generator) -> World:
+def burn(
+    plan: Plan,
+    style: CityStyle,
+    *,
+    crs: CRS,
+    west: float,
+    north: float,
+    gsd_m: float,
+    rng: np.random.Generator,
+) -> World:
     """The world of a plan whose north-west corner lies at (west, north) of a projected CRS."""
     n = round(plan.size_m / gsd_m)
     canvas = _Canvas(plan.size_m, n, gsd_m)
-    material = canvas.paint([(g, int(m)) for g, m in plan.surfaces], np.uint8)
-    material = canvas.paint([(g, int(m)) for g, m in plan.marks], np.uint8, onto=material, all_touched=True)
-    building = canvas.paint([(b.footprint, i + 1) for i, b in enumerate(plan.buildings)], np.int32)
+    layers = canvas.paint([(g, int(m)) for g, m in plan.surfaces])
+    layers = canvas.paint([(g, int(m)) for g, m in plan.marks], onto=layers, all_touched=True)
+    material = layers.astype(np.uint8)
+    building = canvas.paint([(b.footprint, i + 1) for i, b in enumerate(plan.buildings)])
     shapes, table = _building_rows(plan, style)
     solid = np.zeros((n, n), np.float32)
     _raise_roofs(building, shapes, material, solid, gsd_m, plan.size_m)
     _plant_hedges(canvas, plan, material, solid)
     crown_base, crown_top, tree = _grow_trees(plan, n, gsd_m, solid)
-    car = canvas.paint([(c, i % 65535 + 1) for i, c in enumerate(plan.cars)], np.uint16)
+    car = canvas.paint([(c, i % 65535 + 1) for i, c in enumerate(plan.cars)]).astype(np.uint16)
     car[solid > 0] = 0
     relief = style.relief_m * 0.5 * smooth_noise((n, n), 420.0 / gsd_m, rng, octaves=2)
     return World(
@@ -59,40 +71,36 @@ class _Canvas:
 
     def paint(
         self,
-        shapes: list[tuple[BaseGeometry, int]],
-        dtype: type[np.generic],
+        shapes: Sequence[tuple[BaseGeometry, int]],
         *,
-        onto: NDArray[np.generic] | None = None,
+        onto: NDArray[np.int32] | None = None,
         all_touched: bool = False,
-    ) -> NDArray[np.generic]:
-        out = np.zeros((self.n, self.n), dtype) if onto is None else onto
-        wide = out.astype(np.int32)
+    ) -> NDArray[np.int32]:
+        """(n, n) values of the shapes, later over earlier, 0 or `onto` elsewhere."""
+        out = np.zeros((self.n, self.n), np.int32) if onto is None else onto
         filled = [(g, v) for g, v in shapes if not g.is_empty]
         if filled:
-            rasterize(filled, out=wide, transform=self.transform, all_touched=all_touched)
-        return wide.astype(dtype)
+            rasterize(filled, out=out, transform=self.transform, all_touched=all_touched)
+        return out
 
 
 def _building_rows(plan: Plan, style: CityStyle) -> tuple[NDArray[np.float32], BuildingTable]:
-    """(centre x, centre y, angle, half length, half width, eave, ridge) per building, and the table the cameras read."""
+    """(centre x, y, angle, half length, half width, eave, ridge) per building, and the cameras' table."""
     rows = np.zeros((len(plan.buildings) + 1, 7), np.float32)
     for i, b in enumerate(plan.buildings, start=1):
         cx, cy, angle, length, width = oriented(b.footprint)
         rows[i] = cx, cy, angle, length / 2, width / 2, b.eave_m, b.ridge_m
 
-    def column(values: list[float], dtype: type[np.generic]) -> NDArray[np.generic]:
-        return np.array([values[0] if values else 1, *values], dtype)
-
-    all_b = plan.buildings
+    every = [plan.buildings[0], *plan.buildings] if plan.buildings else []  # row 0 is never looked at
     roofs, facades = np.array(style.roofs, np.uint8), np.array(style.facades, np.uint8)
     table = BuildingTable(
-        angle_rad=rows[:, 2].copy(),
-        storey_m=column([b.storey_m for b in all_b], np.float32),
-        bay_m=column([b.bay_m for b in all_b], np.float32),
-        eave_m=rows[:, 5].copy(),
-        roof_rgb=roofs[column([b.roof for b in all_b], np.int32)],
-        facade_rgb=facades[column([b.facade for b in all_b], np.int32)],
-        look=column([b.look for b in all_b], np.int32),
+        angle_rad=rows[: len(every), 2].copy(),
+        storey_m=np.array([b.storey_m for b in every], np.float32),
+        bay_m=np.array([b.bay_m for b in every], np.float32),
+        eave_m=rows[: len(every), 5].copy(),
+        roof_rgb=roofs[np.array([b.roof for b in every], np.int32)],
+        facade_rgb=facades[np.array([b.facade for b in every], np.int32)],
+        look=np.array([b.look for b in every], np.int32),
     )
     return rows, table
 
@@ -118,7 +126,12 @@ def _raise_roofs(building, rows, material, solid, gsd, size) -> None:  # type: i
                 h = eave + ridge * max(rise, 0.0)
                 chimney = hash01(int(np.floor(p / 0.9)), int(np.floor(q / 0.9)), b) < 0.008
                 h += 1.1 if chimney else 0.0
-                if hash01(b, 5, 1) < 0.13 and q > 0.8 and 0.8 < rise * rows[b, 4] and abs(p) < rows[b, 3] * 0.6:
+                if (
+                    hash01(b, 5, 1) < 0.13
+                    and q > 0.8
+                    and rise * rows[b, 4] > 0.8
+                    and abs(p) < rows[b, 3] * 0.6
+                ):
                     material[r, c] = 19
             else:
                 h = eave
@@ -128,10 +141,15 @@ def _raise_roofs(building, rows, material, solid, gsd, size) -> None:  # type: i
             solid[r, c] = h
 
 
-def _plant_hedges(canvas: _Canvas, plan: Plan, material: NDArray[np.uint8], solid: NDArray[np.float32]) -> None:
-    roads = np.isin(material, [int(Material.ASPHALT), int(Material.ASPHALT_OLD), int(Material.MARKING), int(Material.SIDEWALK)])
+def _plant_hedges(
+    canvas: _Canvas, plan: Plan, material: NDArray[np.uint8], solid: NDArray[np.float32]
+) -> None:
+    roads = np.isin(
+        material,
+        [int(Material.ASPHALT), int(Material.ASPHALT_OLD), int(Material.MARKING), int(Material.SIDEWALK)],
+    )
     shapes = [(g.buffer(0.35), round(h * 100)) for g, h in plan.hedges]
-    heights = canvas.paint(shapes, np.int32).astype(np.float32) / 100
+    heights = canvas.paint(shapes).astype(np.float32) / 100
     grows = (heights > 0) & (solid == 0) & ~roads
     solid[grows] = heights[grows]
     leafy = grows & ((heights * 100).astype(np.int32) % 3 > 0)
@@ -150,7 +168,9 @@ def _grow_trees(
     base, top = np.zeros((n, n), np.uint8), np.zeros((n, n), np.uint8)
     tree = np.zeros((n, n), np.uint16)
     if plan.trees:
-        _stamp_crowns(np.array(plan.trees, np.float32), base, top, tree, solid, gsd_m, plan.size_m, CROWN_UNIT_M)
+        _stamp_crowns(
+            np.array(plan.trees, np.float32), base, top, tree, solid, gsd_m, plan.size_m, CROWN_UNIT_M
+        )
     return base, top, tree
 
 
@@ -179,10 +199,12 @@ def _stamp_crowns(trees, base, top, tree, solid, gsd, size, unit) -> None:  # ty
             solid[r, c] = low + 0.4
 
 
-def _car_tops(car: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Body height at the ends of a car, cabin height in its middle: cells well inside the outline are cabin."""
+def _car_tops(car: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Body height at the ends of a car, cabin height well inside its outline."""
     inside = car > 0
     deep = inside.copy()
     for _ in range(3):
         deep[1:-1, 1:-1] &= deep[:-2, 1:-1] & deep[2:, 1:-1] & deep[1:-1, :-2] & deep[1:-1, 2:]
-    return np.where(deep, np.uint8(1.5 / CAR_UNIT_M), np.where(inside, np.uint8(1.15 / CAR_UNIT_M), np.uint8(0))).astype(np.uint8)
+    return np.where(
+        deep, np.uint8(1.5 / CAR_UNIT_M), np.where(inside, np.uint8(1.15 / CAR_UNIT_M), np.uint8(0))
+    ).astype(np.uint8)

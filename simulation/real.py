@@ -1,4 +1,4 @@
-"""A world from a real orthophoto and a surface model, so that a city without street imagery can be trained on."""
+"""A world from a real orthophoto and a surface model: training pairs where nobody drove a camera car."""
 
 from __future__ import annotations
 
@@ -16,30 +16,39 @@ from rasterio.transform import from_origin
 from rasterio.warp import reproject
 from shapely.geometry import shape
 
-from simulation.cameras import Kind, Shot, _stands_free
+from simulation.cameras import Kind, Shot, stands_free
 from simulation.errors import BadSurface
+from simulation.features import Material
 from simulation.lots import oriented
-from simulation.plan import Material
 from simulation.street import Pose
 from simulation.world import CROWN_UNIT_M, BuildingTable, World
 
 MAX_CELLS = 60_000_000
 WORLD_GSD_M = 0.4
-_FACADES = np.array([(214, 204, 184), (190, 170, 150), (168, 166, 160), (206, 196, 170), (150, 120, 100)], np.uint8)
+_FACADES = np.array(
+    [(214, 204, 184), (190, 170, 150), (168, 166, 160), (206, 196, 170), (150, 120, 100)], np.uint8
+)
 
 
 def world_from_ortho(ortho: Sequence[Path], dsm: Path | None) -> tuple[World, NDArray[np.bool_]]:
     """The world of all sheets together, and which cells the imagery covers.
 
     Raises:
-        BadSurface: no sheets, no or geographic CRS, too large an area, or a surface model that does not overlap.
+        BadSurface: no sheets, no or geographic CRS, too large an area, or a surface model that does not
+        overlap.
     """
     files = [f for p in ortho for f in (sorted(p.glob("*.tif*")) if p.is_dir() else [p])]
     if not files:
-        raise BadSurface(f"no GeoTIFF under {', '.join(map(str, ortho)) or 'nothing'}; name orthophoto files or a folder of them")
+        raise BadSurface(
+            f"no GeoTIFF under {', '.join(map(str, ortho)) or 'nothing'}; name files or a folder of them"
+        )
     albedo, valid, crs, west, north = _mosaic(files)
     rows, columns = valid.shape
-    surface = np.zeros((rows, columns), np.float32) if dsm is None else _surface(dsm, crs, west, north, (rows, columns))
+    surface = (
+        np.zeros((rows, columns), np.float32)
+        if dsm is None
+        else _surface(dsm, crs, west, north, (rows, columns))
+    )
     terrain, above = _split(surface)
     green = _greenness(albedo)
     crowns = (above > 2.5) & green
@@ -65,7 +74,15 @@ def world_from_ortho(ortho: Sequence[Path], dsm: Path | None) -> tuple[World, ND
     ), valid
 
 
-def cameras_over(world: World, valid: NDArray[np.bool_], *, panoramas: int, photos: int, hfov_deg: float, rng: np.random.Generator) -> list[Shot]:
+def cameras_over(
+    world: World,
+    valid: NDArray[np.bool_],
+    *,
+    panoramas: int,
+    photos: int,
+    hfov_deg: float,
+    rng: np.random.Generator,
+) -> list[Shot]:
     """Cameras on open, paved-looking ground of a real world: grey, low and inside the imagery.
 
     Raises:
@@ -74,10 +91,18 @@ def cameras_over(world: World, valid: NDArray[np.bool_], *, panoramas: int, phot
     assert world.albedo is not None
     colour = world.albedo.astype(np.int16)
     paved = valid & (world.solid_m < 0.3) & (world.crown_top == 0)
-    paved &= (colour.max(axis=2) - colour.min(axis=2) < 28) & (colour.mean(axis=2) > 60) & (colour.mean(axis=2) < 190)
+    paved &= (
+        (colour.max(axis=2) - colour.min(axis=2) < 28)
+        & (colour.mean(axis=2) > 60)
+        & (colour.mean(axis=2) < 190)
+    )
     cells = np.flatnonzero(paved)
     shots: list[Shot] = []
-    for cell in rng.choice(cells, size=min(cells.size, 40 * (panoramas + photos)), replace=False) if cells.size else ():
+    for cell in (
+        rng.choice(cells, size=min(cells.size, 40 * (panoramas + photos)), replace=False)
+        if cells.size
+        else ()
+    ):
         row, column = divmod(int(cell), world.shape[1])
         kind = Kind.PANORAMA if len(shots) < panoramas else Kind.PHOTO
         pose = Pose(
@@ -86,11 +111,17 @@ def cameras_over(world: World, valid: NDArray[np.bool_], *, panoramas: int, phot
             height_m=float(rng.uniform(1.8, 2.6)),
             azimuth_deg=float(rng.uniform(0, 360)),
         )
-        if _stands_free(world, pose) and _covered(valid, row, column, int(45.0 / world.gsd_m)):
-            shots.append(Shot(kind=kind, pose=pose, hfov_deg=360.0 if kind is Kind.PANORAMA else hfov_deg, pitch_deg=0.0))
+        if stands_free(world, pose) and _covered(valid, row, column, int(45.0 / world.gsd_m)):
+            shots.append(
+                Shot(
+                    kind=kind, pose=pose, hfov_deg=360.0 if kind is Kind.PANORAMA else hfov_deg, pitch_deg=0.0
+                )
+            )
         if len(shots) == panoramas + photos:
             return shots
-    raise BadSurface(f"only {len(shots)} of {panoramas + photos} cameras found open ground on the imagery; ask for fewer images")
+    raise BadSurface(
+        f"only {len(shots)} of {panoramas + photos} cameras found open ground; ask for fewer images"
+    )
 
 
 def _covered(valid: NDArray[np.bool_], row: int, column: int, reach: int) -> bool:
@@ -106,18 +137,30 @@ def _mosaic(files: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.bool_], CR
     try:
         crs = sheets[0].crs
         if crs is None or not crs.is_projected or any(s.crs != crs for s in sheets):
-            raise BadSurface(f"{files[0]} is in {crs or 'no CRS'}; simulation needs all sheets in one projected CRS (gdalwarp -t_srs EPSG:…)")
+            raise BadSurface(
+                f"{files[0]} is in {crs or 'no CRS'}; warp all sheets to one projected CRS with gdalwarp"
+            )
         west, south = min(s.bounds.left for s in sheets), min(s.bounds.bottom for s in sheets)
         east, north = max(s.bounds.right for s in sheets), max(s.bounds.top for s in sheets)
         cells = (east - west) * (north - south) / WORLD_GSD_M**2
         if cells > MAX_CELLS:
-            raise BadSurface(f"the orthophoto spans {cells:.3g} cells of {WORLD_GSD_M} m, the limit is {MAX_CELLS:.3g}; name fewer sheets")
-        pixels, _ = merge(sheets, res=WORLD_GSD_M, indexes=[1, 2, 3], resampling=Resampling.average, masked=True)
+            raise BadSurface(
+                f"sheets span {cells:.3g} cells of {WORLD_GSD_M} m, limit {MAX_CELLS:.3g}; name fewer"
+            )
+        pixels, _ = merge(
+            sheets, res=WORLD_GSD_M, indexes=[1, 2, 3], resampling=Resampling.average, masked=True
+        )
     finally:
         for sheet in sheets:
             sheet.close()
-    valid = ~np.ma.getmaskarray(pixels).any(axis=0)
-    return np.ascontiguousarray(np.moveaxis(pixels.filled(0), 0, 2)), valid, CRS.from_user_input(crs.to_wkt()), west, north
+    valid = np.asarray(~np.ma.getmaskarray(pixels).any(axis=0), np.bool_)
+    return (
+        np.ascontiguousarray(np.moveaxis(pixels.filled(0), 0, 2)),
+        valid,
+        CRS.from_user_input(crs.to_wkt()),
+        west,
+        north,
+    )
 
 
 def _surface(path: Path, crs: CRS, west: float, north: float, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -137,7 +180,9 @@ def _surface(path: Path, crs: CRS, west: float, north: float, size: tuple[int, i
     except rasterio.errors.RasterioIOError as exc:
         raise BadSurface(f"cannot read the surface model: {exc}") from exc
     if np.isnan(out).mean() > 0.5:
-        raise BadSurface(f"{path} covers less than half of the orthophoto; use a surface model of the same area")
+        raise BadSurface(
+            f"{path} covers less than half of the orthophoto; use a surface model of the same area"
+        )
     return np.nan_to_num(out, nan=float(np.nanmin(out)))
 
 
@@ -148,7 +193,9 @@ def _split(surface: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[n
     padded = np.pad(surface, ((0, -rows % k), (0, -columns % k)), mode="edge")
     low = padded.reshape(padded.shape[0] // k, k, padded.shape[1] // k, k).min(axis=(1, 3))
     grown = np.pad(low, 1, mode="edge")
-    low = np.min([grown[i : i + low.shape[0], j : j + low.shape[1]] for i in range(3) for j in range(3)], axis=0)
+    low = np.min(
+        [grown[i : i + low.shape[0], j : j + low.shape[1]] for i in range(3) for j in range(3)], axis=0
+    )
     terrain = np.minimum(np.kron(low, np.ones((k, k), np.float32))[:rows, :columns], surface)
     return terrain.astype(np.float32), (surface - terrain).astype(np.float32)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Street:
-    """One street between two junctions: centre line, carriageway width in metres, and whether trees line it."""
+    """One street between two junctions: centre line, widths, and whether trees line it."""
 
     line: LineString
     width_m: float
@@ -102,15 +103,21 @@ def _smooth_field(size_m: float, amplitude_m: float, rng: Rng) -> tuple[Points, 
 
 def _bend(points: Points, field: tuple[Points, Points, Points]) -> Points:
     waves, phases, amplitudes = field
-    return points + np.sin(points @ waves.T + phases) @ amplitudes
+    return np.asarray(points + np.sin(points @ waves.T + phases) @ amplitudes)
+
+
+def _simplified(points: Points) -> LineString:
+    return LineString(LineString(points).simplify(0.3).coords)
 
 
 def _rotate(points: Points, angle: float, centre: float) -> Points:
     c, s = np.cos(angle), np.sin(angle)
-    return (points - centre) @ np.array([[c, s], [-s, c]]) + centre
+    return np.asarray((points - centre) @ np.array([[c, s], [-s, c]]) + centre)
 
 
-def _grid(block_m: float, size_m: float, rng: Rng, *, wobble_m: float, jitter: float) -> tuple[list[LineString], list[LineString]]:
+def _grid(
+    block_m: float, size_m: float, rng: Rng, *, wobble_m: float, jitter: float
+) -> tuple[list[LineString], list[LineString]]:
     reach, centre = size_m * 0.75, size_m / 2
     angle = float(rng.uniform(0, np.pi / 2))
     field = _smooth_field(size_m, wobble_m, rng)
@@ -123,7 +130,7 @@ def _grid(block_m: float, size_m: float, rng: Rng, *, wobble_m: float, jitter: f
             points = np.empty((along.size, 2))
             points[:, axis], points[:, 1 - axis] = at, along
             bent = _bend(_rotate(points + centre, angle, centre), field)
-            line = LineString(bent).simplify(0.3)
+            line = _simplified(bent)
             (mains if k % 5 == 2 else sides).append(line)
     return mains, sides
 
@@ -137,7 +144,9 @@ def _superblock(block_m: float, size_m: float, rng: Rng) -> tuple[list[LineStrin
             start, ahead = line.interpolate(at), line.interpolate(at + 1.0)
             dx, dy = ahead.x - start.x, ahead.y - start.y
             side, length = float(rng.choice([-1, 1])), float(rng.uniform(40, 75))
-            stubs.append(LineString([(start.x, start.y), (start.x - side * dy * length, start.y + side * dx * length)]))
+            stubs.append(
+                LineString([(start.x, start.y), (start.x - side * dy * length, start.y + side * dx * length)])
+            )
     return mains, [*lines, *stubs]
 
 
@@ -168,9 +177,9 @@ def _crescent(block_m: float, size_m: float, rng: Rng) -> tuple[list[LineString]
     along = np.arange(-reach, reach, 8.0)
     rows = _spaced(-reach, reach, block_m * 0.72, 0.15, rng)
     sides = []
-    for low, high in zip(rows, rows[1:], strict=False):
+    for low, high in pairwise(rows):
         points = np.stack([along, np.full(along.size, low)], axis=1)
-        sides.append(LineString(_bend(_rotate(points + centre, angle, centre), field)).simplify(0.3))
+        sides.append(_simplified(_bend(_rotate(points + centre, angle, centre), field)))
         for at in _spaced(-reach, reach, block_m * 2.0, 0.4, rng):
             link = np.stack([np.full(9, at), np.linspace(low, high, 9)], axis=1)
             sides.append(LineString(_bend(_rotate(link + centre, angle, centre), field)))
@@ -199,7 +208,7 @@ def _radial(block_m: float, size_m: float, rng: Rng) -> tuple[list[LineString], 
     for k in range(6):
         reach = np.linspace(0, radii[-1], 60)
         mains.append(LineString(place(reach, np.full(60, offset + k * np.pi / 3 + rng.normal(0, 0.08)))))
-    for inner, outer in zip(radii, radii[1:], strict=False):
+    for inner, outer in pairwise(radii):
         count = max(6, int(2 * np.pi * inner / (block_m * 1.35)))
         start = float(rng.uniform(0, 2 * np.pi))
         for k in range(count):

@@ -1,11 +1,13 @@
 """The world as rasters: what both cameras, the one in the sky and the one in the street, look at.
 
-Row 0 is the north edge, column 0 the west edge. Shapes are (H, W) with square cells of `gsd_m` metres in a projected CRS.
+Row 0 is the north edge, column 0 the west edge. Shapes are (H, W) with square cells of `gsd_m` metres in a
+projected CRS.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +37,11 @@ class BuildingTable:
 class World:
     """Rasters of one city.
 
-    terrain_m: ground height; solid_m: height of buildings, hedges, walls, poles above ground; crown_base / crown_top: tree
-    crowns in units of CROWN_UNIT_M (0 = none); tree: id of the tree; car: id of a place where a car may stand, car_top in
-    units of CAR_UNIT_M; material: simulation.plan.Material of the top surface; building: row of `buildings`;
-    albedo: (H, W, 3) true colours where the world comes from a real orthophoto, else None.
+    terrain_m: ground height; solid_m: height of buildings, hedges, walls, poles above ground; crown_base /
+    crown_top: tree crowns in units of CROWN_UNIT_M (0 = none); tree: id of the tree; car: id of a place where
+    a car may stand, car_top in units of CAR_UNIT_M; material: simulation.features.Material of the top
+    surface; building: row of `buildings`; albedo: (H, W, 3) true colours where the world comes from a real
+    orthophoto, else None.
     """
 
     crs: CRS
@@ -67,12 +70,24 @@ class World:
         """(column, row) of a projected position, fractional; cell centres are at .5."""
         return (easting - self.west) / self.gsd_m, (self.north - northing) / self.gsd_m
 
-    def to_lnglat(self, easting: NDArray[np.float64], northing: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def to_lnglat(
+        self, easting: NDArray[np.float64], northing: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Projected metres to WGS84 (longitude, latitude) in degrees."""
-        lng, lat = Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True).transform(easting, northing)
+        lng, lat = _to_wgs84(self.crs).transform(easting, northing)
         return np.asarray(lng), np.asarray(lat)
 
     def convergence_deg(self, easting: float, northing: float) -> float:
         """Meridian convergence: true azimuth = grid azimuth + convergence."""
         lng, lat = self.to_lnglat(np.array([easting]), np.array([northing]))
-        return float(Proj(self.crs).get_factors(lng[0], lat[0]).meridian_convergence)
+        return float(_projection(self.crs).get_factors(lng[0], lat[0]).meridian_convergence)
+
+
+@lru_cache(maxsize=8)
+def _to_wgs84(crs: CRS) -> Transformer:
+    return Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+
+
+@lru_cache(maxsize=8)
+def _projection(crs: CRS) -> Proj:
+    return Proj(crs)
