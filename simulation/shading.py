@@ -44,7 +44,7 @@ class Site(NamedTuple):
 
 
 class Day(NamedTuple):
-    """An Appearance in the form that compiled code takes; `view` seeds what differs between two exposures."""
+    """An Appearance in the form that compiled code takes; `shot` seeds what differs between two exposures."""
 
     palette: NDArray[Any]
     leaves: NDArray[Any]
@@ -58,7 +58,7 @@ class Day(NamedTuple):
     car_seed: int
     car_share: float
     texture: float
-    view: int
+    shot: int
 
 
 def site_of(world: World) -> Site:
@@ -102,7 +102,7 @@ def day_of(look: Appearance, seed: int) -> Day:
         car_seed=look.car_seed & 0xFFFF,
         car_share=look.car_share,
         texture=look.texture,
-        view=seed & 0xFFFF,
+        shot=seed & 0xFFFF,
     )
 
 
@@ -128,7 +128,7 @@ def sunlight(x, y, z, site, day):  # type: ignore[no-untyped-def]
 @njit(cache=True, fastmath=True)
 def sky_colour(sky, azimuth, elevation, with_clouds, day):  # type: ignore[no-untyped-def]
     """Pale at the horizon, deeper above; clouds only where the sky itself is seen."""
-    cloud = _cloud(azimuth, elevation, day.view, day.sunshine) if with_clouds else 0.0
+    cloud = _cloud(azimuth, elevation, day.shot, day.sunshine) if with_clouds else 0.0
     up = max(elevation, 0.0)
     lift = 0.75 + 0.25 * (0.62 + 0.38 * min(up * 1.4, 1.0))
     for k in range(3):
@@ -236,7 +236,7 @@ def _shade_wall(colour, r, c, up, b, dx, dy, light, site, day):  # type: ignore[
     for k in range(3):
         tone = 0.85 + 0.3 * hash01(look, 9, k if k == 0 else 1)
         colour[k] = site.facade_rgb[b, k] * day.facade_tint[k] * tone
-    _facade(colour, along, up, b, site.storey[b], site.bay[b], site.eave[b], look, light, day.view)
+    _facade(colour, along, up, b, site.storey[b], site.bay[b], site.eave[b], look, light, day.shot)
     return max(nx * day.sun[0] + ny * day.sun[1], 0.0) * 1.1
 
 
