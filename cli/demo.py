@@ -30,6 +30,6 @@ def demo(
 
     from cli.demo_run import DemoPlan, run
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a killed demo stops its service too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a killed demo stops what it started
     plan = DemoPlan(out=out, seed=seed, size_m=size_m, queries=queries, checkpoint=checkpoint, keep=keep)
     run(plan, console=Console())

@@ -5,26 +5,28 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+import grpc
 from mercantile import LngLat
 from rich.console import Console
 
 from cli.demo_queries import GPS_SIGMA_M, PHOTO_HFOV_DEG, SETTINGS, StreetImage, locate_all
 from cli.demo_report import Run, result_table, write_results
-from cli.demo_service import running_service
 from cli.demo_steps import Steps
 from cli.metrics import summarise
 from cli.report import SettingResult
+from serving.app import ServiceOptions, running
 from simulation.dataset import Dataset, read_manifest, simulate_city
 from simulation.styles import HELD_OUT_STYLES
 from spatial_index.records import RegionInfo
 from spatial_index.store import open_store
 from tiling.grid import GridSpec
 from tiling.ortho import Ortho, open_ortho
+from workers.cluster import ray_cluster
 from workers.ingest import ingest
 
 REGION = "demo-city"
@@ -51,14 +53,15 @@ def run(plan: DemoPlan, *, console: Console) -> None:
     """The whole road; whatever happens, everything that was started is stopped.
 
     Raises:
-        cli.errors.DemoFailed: the service did not start or refused a call.
+        cli.errors.DemoFailed: the service refused a call.
     """
     with Steps(console) as steps, workspace(plan) as work:
         city = simulate(plan, work / "city", steps)
         ortho = open_ortho([city.ortho_dir])
         images = street_images(city)
-        region = build_region(ortho, plan, work / "store", steps)
-        settings = locate(images, region, plan, work, steps)
+        with ray_cluster():  # one Ray for both: a second start costs 8 s
+            region = build_region(ortho, plan, work / "store", steps)
+            settings = locate(images, region, plan, work / "store", steps)
         finished = Run(
             seed=plan.seed,
             style=plan.style,
@@ -139,14 +142,13 @@ def build_region(ortho: Ortho, plan: DemoPlan, store_dir: Path, steps: Steps) ->
 
 
 def locate(
-    images: tuple[StreetImage, ...], region: RegionInfo, plan: DemoPlan, work: Path, steps: Steps
+    images: tuple[StreetImage, ...], region: RegionInfo, plan: DemoPlan, store_dir: Path, steps: Steps
 ) -> tuple[SettingResult, ...]:
     """Ask the running service for every image in every setting."""
     grid = GridSpec(zoom=region.zoom, side_m=region.side_m)
     results = []
-    with running_service(
-        work / "store", plan.checkpoint, log=plan.out / "service.log", steps=steps
-    ) as channel:
+    options = ServiceOptions(store=store_dir, checkpoint=plan.checkpoint, port=0)
+    with service(options, steps) as channel:
         for setting in SETTINGS:
             asked = [image for image in images if image.kind == setting.kind]
             with steps.step(f"locate {len(asked)} images: {setting.title.lower()}") as step:
@@ -161,3 +163,13 @@ def locate(
                 )
             )
     return tuple(results)
+
+
+@contextmanager
+def service(options: ServiceOptions, steps: Steps) -> Iterator[grpc.Channel]:
+    """A channel to a service on a free port of this machine; the service is stopped on leaving."""
+    with ExitStack() as stack:
+        with steps.step("start the service"):
+            started = stack.enter_context(running(options))
+        with grpc.insecure_channel(started.target) as channel:
+            yield channel

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import grpc
 import pytest
 from google.type import latlng_pb2
 from mercantile import LngLat
@@ -15,9 +11,7 @@ from rich.console import Console
 
 from cli.demo_queries import GPS_R95_M, SETTINGS, Setting, StreetImage, judge, request_for
 from cli.demo_run import DemoPlan, workspace
-from cli.demo_service import free_port, last_line, stop, wait_until_serving
 from cli.demo_steps import Steps
-from cli.errors import DemoFailed
 from serving.pb import answer_pb2, localization_service_pb2, prior_pb2
 from tiling.grid import GridSpec, patch_at
 
@@ -124,37 +118,6 @@ def test_a_failed_step_still_removes_the_workspace(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), workspace(plan):
         raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_service_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> None:
-    log = tmp_path / "service.log"
-    log.write_text("starting\nerror: port 1 is in use\n\n")
-    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
-    process.wait()
-    with grpc.insecure_channel(f"127.0.0.1:{free_port()}") as channel, pytest.raises(DemoFailed) as failure:
-        wait_until_serving(channel, process, log=log)
-    assert "status 3: error: port 1 is in use" in str(failure.value)
-
-
-def test_stopping_ends_a_service_that_ignores_the_request() -> None:
-    stubborn = (
-        "import signal, time\n"
-        "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)\n"
-        "print('up', flush=True); time.sleep(600)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", stubborn], start_new_session=True, stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    stop(process, patience_s=0.2)
-    assert process.returncode == -signal.SIGKILL
-    process.stdout.close()
-
-
-def test_an_empty_log_has_no_last_line(tmp_path: Path) -> None:
-    (tmp_path / "log").touch()
-    assert last_line(tmp_path / "log") == "it wrote nothing"
 
 
 def test_steps_remember_their_durations() -> None:

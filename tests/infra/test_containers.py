@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 import yaml
 
 from cli.options import Settings
+from cli.serve import serve
+from serving.app import DEFAULT_PORT
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "infra" / "Dockerfile"
@@ -116,6 +119,25 @@ def test_the_image_runs_as_an_ordinary_user(instructions: list[tuple[str, str]])
 def test_base_images_name_their_python(instructions: list[tuple[str, str]]) -> None:
     assert all("python:${PYTHON_VERSION}-slim" in value for value in values(instructions, "FROM"))
     assert values(instructions, "ARG")[0] == "PYTHON_VERSION=3.11"
+
+
+def test_everything_speaks_of_one_port(
+    services: dict[str, dict[str, Any]], instructions: list[tuple[str, str]]
+) -> None:
+    port = str(DEFAULT_PORT)
+    assert values(instructions, "EXPOSE") == [port]
+    assert f'"--port", "{port}"' in values(instructions, "CMD")[-1]
+    assert f"127.0.0.1:{port}" in values(instructions, "HEALTHCHECK")[0]
+    assert services["service"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert f"--port {port}" in services["service"]["command"][0]
+
+
+def test_the_commands_that_containers_run_exist(
+    services: dict[str, dict[str, Any]], instructions: list[tuple[str, str]]
+) -> None:
+    used = values(instructions, "CMD")[-1] + services["service"]["command"][0].partition("clnet serve")[2]
+    known = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+    assert set(re.findall(r"--[a-z-]+", used)) <= known
 
 
 def test_healthcheck_says_no_when_nothing_listens() -> None:
