@@ -41,7 +41,9 @@ def gps_of(data: bytes) -> LngLat | None:
 def _opened(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"image is too large to decode: {error}; shrink it before sending") from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise BadImage(f"{len(data):,} bytes are not a readable image; send {', '.join(FORMATS)}") from error
 
 
