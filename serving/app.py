@@ -182,7 +182,7 @@ def deploy(options: ServiceOptions, port: int) -> None:
         controller_options={"runtime_env": {"env_vars": serve_environment()}},
     )
     try:
-        # An application without a route is unknown to the gRPC proxy too; HTTP has a loopback port of its own.
+        # Without a route the gRPC proxy does not know the application either; HTTP has a loopback port.
         serve.run(application(options), name=APPLICATION, route_prefix="/unused")
     except RuntimeError as error:
         raise NotReady(last_line(str(error))) from error
@@ -201,11 +201,13 @@ def build_application(
     options: ServiceOptions, *, load: Callable[[], Encoder], open_index: Callable[[], Index]
 ) -> serve.Application:
     """The deployments around any encoder and index; both functions run inside their replicas."""
+    stopping: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.2, "graceful_shutdown_timeout_s": 10.0}
     threads = str(options.encoder_threads or os.cpu_count() or 1)
     encoder = serve.deployment(
         name="Encoder",
         num_replicas=options.encoder_replicas,
         max_ongoing_requests=options.max_waiting,
+        **stopping,
         ray_actor_options={
             "num_cpus": 0.1,
             "num_gpus": options.encoder_gpus,
@@ -216,6 +218,7 @@ def build_application(
         name="Index",
         num_replicas=1,
         max_ongoing_requests=options.max_waiting,
+        **stopping,
         ray_actor_options={"num_cpus": 0.1},
     )(IndexReplica).bind(open_index)
     ingress: serve.Application = serve.deployment(
@@ -223,6 +226,7 @@ def build_application(
         num_replicas=options.ingress_replicas,
         max_ongoing_requests=options.max_waiting,
         max_queued_requests=options.max_waiting,
+        **stopping,
         ray_actor_options={"num_cpus": 0.1},
     )(Ingress).bind(encoder, index, public=options.public, timeout_s=options.timeout_s)
     return ingress

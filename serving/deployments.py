@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
+from PIL import Image
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.grpc_util import RayServegRPCContext
@@ -110,7 +112,8 @@ class Ingress:
         self._public = public
         self._timeout_s = timeout_s
         self._facts: EncoderFacts = await encoder.facts.remote()
-        await index.regions.remote()
+        with contextlib.suppress(Exception):  # warm-up; what is wrong with the index shows in the answers
+            await self._locate(blank_image(), Query())
 
     async def Localize(
         self, request: localization_service_pb2.LocalizeRequest, grpc_context: RayServegRPCContext
@@ -226,6 +229,13 @@ class Ingress:
         """
         if not self._public and not is_loopback(peer):
             raise PeerRefused(peer)
+
+
+def blank_image() -> bytes:
+    """A small grey panorama as JPEG."""
+    data = io.BytesIO()
+    Image.new("RGB", (512, 256), (128, 128, 128)).save(data, "JPEG")
+    return data.getvalue()
 
 
 def is_loopback(peer: str) -> bool:

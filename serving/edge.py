@@ -346,7 +346,7 @@ def _token_for(name: str) -> str:
 
 def _name_in(token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
+        return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError) as error:
         raise InvalidRequest("page_token", "is not one of ours", "start again without a token") from error
 

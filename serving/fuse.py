@@ -6,9 +6,9 @@ The model. Every retrieved patch is a candidate for "the patch that holds the ca
 Σ_headings exp(similarity / temperature), its prior weight comes from the SOFT position prior, and the
 posterior is their normalised product. Patches overlap, so one place lights up several neighbours: each patch
 belongs to the peak that steepest ascent over neighbouring patches leads to, and the position is the
-posterior-weighted mean around the peak, which falls between patch centres. (A least-squares fit of the
-Gaussian that training asks for was tried beside the mean on synthetic scores: equal within 1 m, and worse
-once the scores are noisy.)
+posterior-weighted mean around the peak, which falls between patch centres. (On synthetic scores at a stride
+of 25 m the mean is within 2 m of the truth and a least-squares fit of the Gaussian that training asks for is
+exact; with noise of 1.5 in the log posterior both are off by 7 m, beyond that the fit is the worse one.)
 """
 
 from __future__ import annotations

@@ -1,0 +1,182 @@
+"""A fake world for the serving tests: a landmark in the east, an index that knows where the camera stands."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+import shapely
+from PIL import Image
+
+from clnet_model.calibration import Calibration
+from clnet_model.preprocess import CanvasSpec
+from spatial_index.errors import ModelMismatch, UnknownRegion
+from spatial_index.geodesy import distances_m
+from spatial_index.priors import CirclePrior, PolygonPrior, Prior, PriorMode, contains
+from spatial_index.records import PatchHit, RegionInfo, point_id
+from spatial_index.store import SearchRequest, SearchResult
+from tiling.grid import GridSpec, LngLat, Patch, Tile, patches_over
+
+CAMERA = LngLat(lng=7.9852, lat=46.3151)
+LANDMARK_DEG = 90.0
+DIGEST = "fake-model"
+
+
+class FakeEncoder:
+    """Embeds a canvas as the azimuth at which its brightest column stands."""
+
+    digest = DIGEST
+    dim = 2
+    patch_px = 8
+    side_m = 70.0
+    zoom = 20
+
+    def __init__(self) -> None:
+        self.canvas = CanvasSpec(height_px=16, width_px=360)
+        view = replace(Calibration().views[0], min_similarity=0.5, position_sigma_m=5.0)
+        self.calibration = Calibration(views=(view,))
+
+    def embed_ground(self, canvases: np.ndarray) -> np.ndarray:
+        brightness = canvases[..., :3].astype(float).sum(axis=(1, 3))  # (N, W)
+        azimuth = np.radians(brightness.argmax(axis=1) + 0.5 - 180.0)
+        return np.column_stack([np.cos(azimuth), np.sin(azimuth)]).astype(np.float32)
+
+    def embed_aerial(self, patches: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+@dataclass
+class FakeIndex:
+    """A region of patches; a patch is the more similar the nearer the camera is and the truer the heading."""
+
+    camera: LngLat = CAMERA
+    similarity: float = 0.9
+
+    def __post_init__(self) -> None:
+        area = shapely.box(7.981, 46.312, 7.989, 46.318)
+        self.searched: list[SearchRequest] = []
+        self.patches = list(patches_over(area, GridSpec()))
+        centres = [patch.centre for patch in self.patches]
+        self.hits = [hit_on(patch, region="brig", generation="g1") for patch in self.patches]
+        self.away_m = distances_m(self.camera, [at.lng for at in centres], [at.lat for at in centres])
+        self.region = RegionInfo(
+            name="brig",
+            generation="g1",
+            model_digest=DIGEST,
+            dim=2,
+            zoom=20,
+            side_m=70.0,
+            patches=len(self.patches),
+            coverage=area,
+            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+            imagery_from=None,
+            imagery_to=None,
+        )
+
+    def regions(self) -> list[RegionInfo]:
+        return [self.region]
+
+    def search(self, request: SearchRequest) -> SearchResult:
+        self.searched.append(request)
+        for name in request.regions:
+            if name != "brig":
+                raise UnknownRegion(name, ["brig"])
+        if request.model_digest != DIGEST:
+            raise ModelMismatch("brig", DIGEST, request.model_digest)
+        passing = np.flatnonzero(self._passing(request.prior))
+        hits = [self._nearest(vector, passing, request.limit) for vector in request.vectors]
+        return SearchResult(hits=hits, candidates=len(passing), plan="exact", plan_reason="fake")
+
+    def _passing(self, prior: Prior | None) -> np.ndarray:
+        lngs = [hit.location.lng for hit in self.hits]
+        lats = [hit.location.lat for hit in self.hits]
+        match prior:
+            case None:
+                return np.full(len(self.hits), True)
+            case CirclePrior():
+                return np.asarray(distances_m(prior.centre, lngs, lats) <= prior.search_radius_m)
+            case PolygonPrior():
+                wide = replace(prior, polygon=prior.search_polygon, mode=PriorMode.HARD)
+                return np.asarray(contains(wide, lngs, lats))
+
+    def _nearest(self, vector: np.ndarray, passing: np.ndarray, limit: int) -> list[PatchHit]:
+        azimuth_deg = math.degrees(math.atan2(vector[1], vector[0]))
+        off_deg = abs((azimuth_deg - LANDMARK_DEG + 180.0) % 360.0 - 180.0)
+        # exp(-d²/2σ²) with σ = 10 m after a softmax of temperature 0.05, as training asks for
+        scores = self.similarity - 0.05 * self.away_m**2 / (2 * 10.0**2) - 0.01 * off_deg
+        best = passing[np.argsort(-scores[passing], kind="stable")[:limit]]
+        return [replace(self.hits[row], score=float(scores[row])) for row in best]
+
+
+def hit_on(patch: Patch, *, region: str, generation: str, score: float = 0.0) -> PatchHit:
+    """A hit on a patch."""
+    return PatchHit(
+        id=point_id(region, generation, patch.quadkey, patch.side_m),
+        location=patch.centre,
+        quadkey=patch.quadkey,
+        region=region,
+        generation=generation,
+        side_m=patch.side_m,
+        captured_at=None,
+        source="fake",
+        score=score,
+    )
+
+
+@pytest.fixture
+def encoder() -> FakeEncoder:
+    return FakeEncoder()
+
+
+@pytest.fixture
+def index() -> FakeIndex:
+    return FakeIndex()
+
+
+@pytest.fixture
+def make_index() -> Callable[..., FakeIndex]:
+    return FakeIndex
+
+
+@pytest.fixture
+def camera() -> LngLat:
+    """Where the fake image was taken."""
+    return CAMERA
+
+
+@pytest.fixture
+def panorama() -> np.ndarray:
+    """Dark, with the landmark in its centre column: it looks at LANDMARK_DEG."""
+    image = np.zeros((180, 360, 3), np.uint8)
+    image[:, 180] = 255
+    return image
+
+
+@pytest.fixture
+def jpeg() -> Callable[..., bytes]:
+    """Encodes a grey image of some size."""
+
+    def encode(width_px: int = 512, height_px: int = 256, **options: object) -> bytes:
+        data = io.BytesIO()
+        Image.new("RGB", (width_px, height_px), (90, 120, 80)).save(data, "JPEG", **options)
+        return data.getvalue()
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def make_hit() -> Callable[..., PatchHit]:
+    """A hit on the patch of a tile, by its distance in strides from a base tile."""
+
+    def make(
+        east: int = 0, north: int = 0, *, score: float = 0.5, base: tuple[int, int] = (547_542, 371_100)
+    ) -> PatchHit:
+        tile = Tile((base[0] + east) % 2**20, base[1] - north, 20)
+        return hit_on(Patch(tile=tile, side_m=70.0), region="r", generation="g", score=score)
+
+    return make

@@ -1,0 +1,178 @@
+"""Posterior, places, radii and status from synthetic scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clnet_model.calibration import Calibration
+from serving.fuse import Place, Status, fuse, gather, normalised, radii_around, refined_heading
+from spatial_index.geodesy import distances_m
+from spatial_index.priors import CirclePrior, PriorMode
+from tiling.grid import LngLat, stride_m
+
+VIEW = Calibration().views[0]  # temperature 0.05, σ 12 m, no similarity threshold
+NORTH = np.array([0.0])
+
+
+def fused(hits, *, prior=None, view=VIEW, headings_deg=NORTH, max_hypotheses=5):
+    evidence = gather([[hits]], headings_deg)
+    return fuse(evidence, prior=prior, calibration=view, max_hypotheses=max_hypotheses)
+
+
+def bump(make_hit, *, east=0.0, north=0.0, peak=0.9, reach=3, offset=(0, 0)):
+    """Scores as training asks for: similarity / 0.05 falls like -d²/2σ² with σ = 10 m around the camera."""
+    stride = stride_m(20, make_hit().location.lat)
+    return [
+        make_hit(
+            offset[0] + i,
+            offset[1] + j,
+            score=peak - 0.05 * ((i - east) ** 2 + (j - north) ** 2) * stride**2 / 200.0,
+        )
+        for i in range(-reach, reach + 1)
+        for j in range(-reach, reach + 1)
+    ]
+
+
+def metres(a: LngLat, b: LngLat) -> float:
+    return float(distances_m(a, b.lng, b.lat)[0])
+
+
+def between(make_hit, east, north) -> LngLat:
+    here, there = make_hit().location, make_hit(1, 1).location
+    return LngLat(here.lng + east * (there.lng - here.lng), here.lat + north * (there.lat - here.lat))
+
+
+def test_one_place_lights_up_several_patches_and_stays_one_hypothesis(make_hit):
+    fusion = fused(bump(make_hit))
+    assert len(fusion.hypotheses) == 1
+    assert fusion.hypotheses[0].probability == pytest.approx(1.0)
+    assert fusion.status is Status.LOCALIZED
+
+
+@given(east=st.floats(-0.5, 0.5), north=st.floats(-0.5, 0.5))
+def test_position_lies_between_patch_centres(make_hit, east, north):
+    found = fused(bump(make_hit, east=east, north=north)).hypotheses[0].position
+    # The best patch's centre is off by up to 19 m; at a stride of 26 m the mean is drawn to it by up to 4 m.
+    assert metres(found, between(make_hit, east, north)) < 4.5
+
+
+def test_noise_moves_the_position_by_metres_not_by_strides(make_hit):
+    rng = np.random.default_rng(1)
+    errors_m = []
+    for _ in range(100):
+        east, north = rng.uniform(-0.5, 0.5, 2)
+        clean = bump(make_hit, east=east, north=north)
+        noisy = [replace(hit, score=hit.score + 0.035 * rng.normal()) for hit in clean]
+        errors_m.append(metres(fused(noisy).hypotheses[0].position, between(make_hit, east, north)))
+    assert np.median(errors_m) < 5.0
+
+
+def test_two_equal_places_are_ambiguous_and_their_radii_say_so(make_hit):
+    far = bump(make_hit, offset=(20, 0))
+    fusion = fused(bump(make_hit) + far)
+    apart_m = metres(fusion.hypotheses[0].position, fusion.hypotheses[1].position)
+    assert fusion.status is Status.AMBIGUOUS
+    assert [round(h.probability, 2) for h in fusion.hypotheses] == [0.5, 0.5]
+    assert fusion.hypotheses[0].r95_m > 0.9 * apart_m
+
+
+def test_unlikely_alternatives_leave_the_radius_small(make_hit):
+    fusion = fused(bump(make_hit) + bump(make_hit, offset=(20, 0), peak=0.6))
+    assert fusion.status is Status.LOCALIZED
+    assert fusion.hypotheses[0].r68_m < fusion.hypotheses[0].r95_m < 40.0
+
+
+def test_neighbouring_blocks_do_not_become_hypotheses_of_their_own(make_hit):
+    broad = [make_hit(i, j, score=0.9 - 0.01 * np.hypot(i, j)) for i in range(-4, 5) for j in range(-4, 5)]
+    assert len(fused(broad).hypotheses) == 1
+
+
+def test_hypotheses_come_by_descending_probability_and_are_capped(make_hit):
+    hits = [make_hit(10 * k, 0, score=0.5 + 0.02 * k) for k in range(8)]
+    fusion = fused(hits, max_hypotheses=3)
+    probabilities = [hypothesis.probability for hypothesis in fusion.hypotheses]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert len(probabilities) == 3
+    assert [patch.hit for patch in fusion.patches] == hits[::-1]
+
+
+def test_a_bad_best_similarity_is_no_confident_match(make_hit):
+    fusion = fused(bump(make_hit, peak=0.3), view=replace(VIEW, min_similarity=0.4))
+    assert fusion.status is Status.NO_CONFIDENT_MATCH
+    assert fusion.hypotheses  # the best of a bad lot, for those who want to look
+
+
+def test_no_hits_are_out_of_coverage():
+    assert fused([]).status is Status.OUT_OF_COVERAGE
+
+
+def test_a_soft_prior_decides_between_equal_places(make_hit):
+    near = make_hit(20, 0).location
+    prior = CirclePrior(centre=near, radius_m=100.0, mode=PriorMode.SOFT)
+    fusion = fused(bump(make_hit) + bump(make_hit, offset=(20, 0)), prior=prior)
+    assert metres(fusion.hypotheses[0].position, near) < 10.0
+    assert not fusion.prior_conflict
+
+
+def test_strong_evidence_overrules_a_soft_prior_and_says_so(make_hit):
+    prior = CirclePrior(centre=make_hit(40, 0).location, radius_m=100.0, mode=PriorMode.SOFT)
+    hits = bump(make_hit, peak=1.0) + bump(make_hit, offset=(40, 0), peak=0.2)
+    fusion = fused(hits, prior=prior)
+    assert metres(fusion.hypotheses[0].position, make_hit().location) < 10.0
+    assert fusion.prior_conflict
+
+
+def test_a_place_across_the_antimeridian_is_one_place(make_hit):
+    hits = [make_hit(i, j, base=(0, 371_100), score=0.9) for i in (-1, 0) for j in (0, 1)]
+    fusion = fused(hits)
+    assert len(fusion.hypotheses) == 1
+    assert abs(abs(fusion.hypotheses[0].position.lng) - 180.0) < 1e-6
+
+
+def test_radii_hold_what_they_promise():
+    """Positions drawn from the posterior itself lie within r68 and r95 that often."""
+    rng = np.random.default_rng(0)
+    centre, sigma_m = LngLat(8.0, 46.0), 6.0
+    metres_per_deg = np.array([111_319.5 * np.cos(np.radians(46.0)) * 1.0017, 111_150.0])
+    places = [
+        Place(position=LngLat(*(np.array(centre) + np.array(at) / metres_per_deg)), probability=share,
+              members=np.array([0]), heading_deg=0.0)
+        for at, share in (((0, 0), 0.8), ((40, 0), 0.15), ((300, 100), 0.05))
+    ]  # fmt: skip
+    r68_m, r95_m = radii_around(places[0], places, sigma_m)
+    drawn = rng.choice(3, 20_000, p=[0.8, 0.15, 0.05])
+    at = np.array([(0, 0), (40, 0), (300, 100)])[drawn] + sigma_m * rng.normal(size=(20_000, 2))
+    away_m = np.linalg.norm(at, axis=1)
+    assert np.mean(away_m <= r68_m) == pytest.approx(0.68, abs=0.01)
+    assert np.mean(away_m <= r95_m) == pytest.approx(0.95, abs=0.01)
+
+
+@given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=50))
+def test_probabilities_sum_to_one_and_never_vanish(log_odds):
+    probability = normalised(np.array(log_odds))
+    assert probability.sum() == pytest.approx(1.0)
+    assert (probability > 0).all()
+
+
+def test_heading_is_refined_between_the_steps_tried():
+    headings_deg = np.arange(24) * 15.0
+    truth_deg = 2.0  # the best step is 0, its left neighbour is 345
+    similarities = 0.9 - 1e-4 * ((headings_deg - truth_deg + 180.0) % 360.0 - 180.0) ** 2
+    assert refined_heading(similarities, headings_deg) == pytest.approx(truth_deg, abs=0.01)
+
+
+def test_heading_without_neighbours_is_the_one_tried():
+    assert refined_heading(np.array([0.4]), np.array([-10.0])) == pytest.approx(350.0)
+    assert refined_heading(np.array([0.4, -np.inf, -np.inf]), np.array([0.0, 15.0, 30.0])) == 0.0
+
+
+def test_hits_of_several_searches_are_joined_by_patch(make_hit):
+    first, second = make_hit(score=0.4), make_hit(3, 0, score=0.3)
+    evidence = gather([[[first], [second]], [[first], []]], np.array([0.0, 15.0]))
+    assert evidence.hits == (first, second)
+    assert evidence.similarities.tolist() == [[0.4, -np.inf], [-np.inf, 0.3]]
