@@ -1,4 +1,5 @@
-"""Turns a folder written by `clnet simulate` into GeoPairs: the glue between manifest, tiling and the model room."""
+"""Turns a folder written by `clnet simulate` into GeoPairs: the glue between manifest, tiling and the
+model room."""
 
 from __future__ import annotations
 
@@ -122,7 +123,8 @@ def _area(footprint: BaseGeometry, projected: geopandas.GeoDataFrame, near_m: fl
     if near_m is None:
         return footprint
     near = projected.geometry.buffer(near_m, quad_segs=4).to_crs("EPSG:4326").union_all()
-    return footprint.intersection(near)
+    covered: BaseGeometry = footprint.intersection(near)
+    return covered
 
 
 def _xy(points: Any) -> NDArray[np.float64]:
@@ -131,6 +133,6 @@ def _xy(points: Any) -> NDArray[np.float64]:
 
 def _cache_key(manifest: Path, model: CLNetConfig, margin_px: int, near_m: float | None) -> str:
     about = manifest.stat()
-    parts = [GLUE_VERSION, about.st_size, about.st_mtime_ns, margin_px, near_m]
+    parts: list[object] = [GLUE_VERSION, about.st_size, about.st_mtime_ns, margin_px, near_m]
     parts += [str(model.canvas), model.patch_px, model.side_m, model.zoom]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

@@ -1,7 +1,9 @@
 """Batch assembly and augmentation: geometry exactly and jointly on both views, appearance on each view alone.
 
-Joint: quarter turns, mirror images. Ground alone: heading jitter, limited field of view. Appearance: colour mixing,
-contrast, noise, blur, erasing, drawn per image, because season, light and camera of the two views never agree.
+Joint: quarter turns, mirror images. Ground alone: heading jitter, limited field of view. Appearance:
+colour mixing,
+contrast, noise, blur, erasing, drawn per image, because season, light and camera of the two views never
+agree.
 """
 
 from __future__ import annotations
@@ -41,14 +43,16 @@ class AugmentConfig:
     @staticmethod
     def off() -> AugmentConfig:
         return AugmentConfig(
-            turns=False, mirror=False, shift_patches=False, heading_sigma_deg=0, limited_fov_share=0, colour_mix=0,
+            turns=False, mirror=False, shift_patches=False, heading_sigma_deg=0, limited_fov_share=0,
+            colour_mix=0,
             swap_share=0, grey_share=0, contrast=0, noise_max=0, blur_share=0, erase_share=0,
         )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Images in 0..255 as the network takes them, and the distance of every camera from every patch centre."""
+    """Images in 0..255 as the network takes them, and the distance of every camera from every patch
+    centre."""
 
     canvases: Tensor  # (Q, 4, H, W) float32
     patches: Tensor  # (P, 3, S, S) float32
@@ -122,7 +126,8 @@ class Augmenter:
         return _to_planes(np.stack(crops)), np.stack([right, -down], axis=1) * city.gsd_m
 
     def _appearance(self, images: Tensor) -> Tensor:
-        """Colours, contrast, noise, blur and erasing of (B, 3 or 4, H, W); a fourth channel stays as it is."""
+        """Colours, contrast, noise, blur and erasing of (B, 3 or 4, H, W); a fourth channel stays as it
+        is."""
         rgb, rest = images[:, :3], images[:, 3:]
         rgb = self._colours(rgb)
         rgb = self._blur(self._with_noise(rgb))
@@ -130,7 +135,8 @@ class Augmenter:
         return torch.cat([rgb, rest], dim=1) if rest.shape[1] else rgb
 
     def _colours(self, rgb: Tensor) -> Tensor:
-        """A random 3 × 3 colour matrix near identity (or grey, or channels swapped), gain, and a contrast curve."""
+        """A random 3 × 3 colour matrix near identity (or grey, or channels swapped), gain, and a
+        contrast curve."""
         batch, c = rgb.shape[0], self.config
         matrix = torch.eye(3).repeat(batch, 1, 1) + c.colour_mix * self._normal(batch, 3, 3)
         swapped = torch.eye(3)[torch.from_numpy(self.rng.permuted(np.tile(np.arange(3), (batch, 1)), axis=1))]
@@ -174,7 +180,8 @@ class Augmenter:
         return canvases * seen[:, None]
 
     def _photo_masks(self, batch: int) -> Tensor:
-        """Random fields of view (Q, H, W): 70 to 360 degrees wide, or 60 to 110 wide and a photo's aspect high."""
+        """Random fields of view (Q, H, W): 70 to 360 degrees wide, or 60 to 110 wide and a photo's
+        aspect high."""
         spec = self.spec
         azimuth = (torch.arange(spec.width_px) + 0.5) * 360 / spec.width_px - 180
         elevation = spec.elevation_max_deg - (torch.arange(spec.height_px) + 0.5) * (

@@ -19,7 +19,8 @@ Similarities = NDArray[np.float32]
 class ViewCalibration:
     """For street images of one field of view.
 
-    `temperature`: softmax(similarity / temperature) over a city's patches is the likeliest posterior of the true patch.
+    `temperature`: softmax(similarity / temperature) over a city's patches is the likeliest posterior of
+    the true patch.
     `min_similarity`: best similarities below it come more likely from outside the gallery than from inside.
     `position_sigma_m`: per-axis error of the interpolated position when the right patch was found.
     """
@@ -77,7 +78,8 @@ class Calibration:
 
 
 def fit_temperature(similarity: Similarities, true_patch: NDArray[np.intp]) -> float:
-    """Maximum-likelihood softmax temperature of the true patch among all (Q, P); golden-section in log space."""
+    """Maximum-likelihood softmax temperature of the true patch among all (Q, P); golden-section in log
+    space."""
     low, high = np.log(0.005), np.log(0.5)
     golden = (np.sqrt(5) - 1) / 2
     for _ in range(24):

@@ -1,4 +1,5 @@
-"""Checkpoint folders: weights.safetensors, config.json (network, calibration), provenance.json (how it came about).
+"""Checkpoint folders: weights.safetensors, config.json (network, calibration), provenance.json (how it
+came about).
 
 The digest names what vectors mean: sha256 over the weights file and the network's settings. Calibration and
 provenance are outside it, because neither changes a vector.
@@ -61,7 +62,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read and verify a checkpoint folder.
 
     Raises:
-        BadCheckpoint: a file is missing or damaged, or the format or the weights do not fit the configuration.
+        BadCheckpoint: a file is missing or damaged, or the format or the weights do not fit the
+        configuration.
     """
     about = _read_json(folder / "config.json")
     if about.get("format") != FORMAT:
@@ -104,7 +106,9 @@ def digest_of(folder: Path) -> str:
 def model_config_from(values: Mapping[str, Any]) -> CLNetConfig:
     """Rebuild the network's settings from JSON; unknown fields raise TypeError."""
     fields = dict(values)
-    backbone = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("backbone").items()}
+    backbone: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("backbone").items()
+    }
     canvas = CanvasSpec(**fields.pop("canvas"))
     return CLNetConfig(backbone=BackboneConfig(**backbone), canvas=canvas, **fields)
 
@@ -152,7 +156,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except OSError as error:
         raise BadCheckpoint(
-            f"{path.parent} holds no {path.name}; give the folder of a checkpoint or make one with `clnet train`"
+            f"{path.parent} holds no {path.name}; give a checkpoint's folder or make one with `clnet train`"
         ) from error
     except ValueError as error:
         raise BadCheckpoint(f"{path} is not JSON ({error}); restore the folder or train again") from error

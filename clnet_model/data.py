@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,10 @@ FORMAT = 1
 class GeoPairs:
     """A city for training or evaluation.
 
-    Canvases are north-aligned by the true heading. Patches may carry a margin around the `patch_px` that the network
-    sees (`margin_px` on every side at the same resolution) so that training can move the crop. Positions are x east,
+    Canvases are north-aligned by the true heading. Patches may carry a margin around the `patch_px`
+    that the network
+    sees (`margin_px` on every side at the same resolution) so that training can move the crop.
+    Positions are x east,
     y north in one metric projected CRS whose north is the patches' north.
     """
 
@@ -38,7 +41,7 @@ class GeoPairs:
     gsd_m: float = 70.0 / 128
 
     def __post_init__(self) -> None:
-        expected = {
+        expected: dict[str, tuple[NDArray[Any], tuple[int | None, ...]]] = {
             "canvases": (self.canvases, (len(self.street_xy_m), None, None, 4)),
             "street_xy_m": (self.street_xy_m, (len(self.canvases), 2)),
             "hfov_deg": (self.hfov_deg, (len(self.canvases),)),
@@ -53,7 +56,7 @@ class GeoPairs:
                 raise BadPairs(f"{self.city}: {name} is {array.shape}, expected {shape} (None = any)")
         if not len(self.canvases) or not len(self.patches):
             raise BadPairs(
-                f"{self.city}: {len(self.canvases)} street images and {len(self.patches)} patches; both are needed"
+                f"{self.city}: {len(self.canvases)} street images, {len(self.patches)} patches; it needs both"
             )
 
     @property
@@ -117,7 +120,8 @@ def load_pairs(folder: Path) -> GeoPairs:
 def nearest_rows(
     from_xy_m: NDArray[np.float64], to_xy_m: NDArray[np.float64], *, count: int, block: int = 1024
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """For each position the `count` nearest others, nearest first: rows and distances in metres (N, count)."""
+    """For each position the `count` nearest others, nearest first: rows and distances in metres (N,
+    count)."""
     count = min(count, len(to_xy_m))
     rows = np.empty((len(from_xy_m), count), np.int32)
     metres = np.empty((len(from_xy_m), count), np.float32)

@@ -1,4 +1,5 @@
-"""Encoders: street canvases and aerial patches in, unit vectors out. What ingest and serving use of this room."""
+"""Encoders: street canvases and aerial patches in, unit vectors out. What ingest and serving use of
+this room."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ QUERY_SETS = (NORTH_KNOWN, UNKNOWN_HEADING, PHOTO_90)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metrics:
-    """`recall_at_k`: true patch (nearest centre) among the first k; `recall_25m`, errors: of the interpolated position."""
+    """`recall_at_k`: true patch (nearest centre) among the first k; `recall_25m`, errors: of the
+    interpolated position."""
 
     queries: int
     patches: int
@@ -72,7 +73,8 @@ class Ranking:
 
 
 def rank_of_true(similarity: NDArray[np.float32], true_patch: NDArray[np.intp]) -> NDArray[np.int64]:
-    """1-based rank of the true column of each row (Q, P): every other column that is as good or better stands before.
+    """1-based rank of the true column of each row (Q, P): every other column that is as good or better
+    stands before.
 
     A model that gives all patches the same vector scores nothing.
     """

@@ -26,7 +26,8 @@ class LossConfig:
 def soft_targets(distance_m: Tensor, *, sigma_m: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
     """Target distribution (Q, P) over the columns and the rows' weights (Q,).
 
-    target ∝ exp(-d² / 2σ²) of the metric distance (inf across cities). A row without any column within 3σ of its
+    target ∝ exp(-d² / 2σ²) of the metric distance (inf across cities). A row without any column within
+    3σ of its
     position has no right answer in the batch: weight 0.
     """
     nearest = distance_m.amin(dim=1, keepdim=True)
@@ -58,7 +59,8 @@ def position_aware_nce(
 def remap_agreement(ground: Tensor, aerial: Tensor, observed: Tensor, true_patch: Tensor) -> Tensor:
     """NEC's auxiliary loss: remapped ground features should lie where the true patch's features lie.
 
-    ground (Q, L, C), aerial (P, L, C), observed (Q, L) share of each latent cell, true_patch (Q,) column of each row.
+    ground (Q, L, C), aerial (P, L, C), observed (Q, L) share of each latent cell, true_patch (Q,)
+    column of each row.
     """
     cosine = functional.cosine_similarity(ground.float(), aerial[true_patch].float(), dim=-1)  # (Q, L)
     return ((1 - cosine) * observed).sum() / observed.sum().clamp(min=1.0)

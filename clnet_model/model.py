@@ -1,7 +1,9 @@
 """CLNet: one shared trunk, three switchable modules, one descriptor per view.
 
-A reconstruction: the public text (arXiv 2512.14560) gives the purpose of NCM, NEC and GFR, not their equations.
-With all three switched off this is the plain siamese baseline with average pooling (Sample4Geo, arXiv 2303.11851).
+A reconstruction: the public text (arXiv 2512.14560) gives the purpose of NCM, NEC and GFR, not their
+equations.
+With all three switched off this is the plain siamese baseline with average pooling (Sample4Geo, arXiv
+2303.11851).
 Every normalisation is per token or per image: a descriptor never depends on batch mates or on the other view.
 """
 
@@ -41,7 +43,7 @@ class BackboneConfig:
 
     @property
     def fine_stride_px(self) -> int:
-        return self.stem_px * 2 ** (len(self.depths) - 2)
+        return self.stem_px << (len(self.depths) - 2)
 
     @property
     def coarse_stride_px(self) -> int:
@@ -95,7 +97,8 @@ class CLNetConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """One embedded view: descriptors (B, D), the features before the head (B, L, C), the alignment if NCM is on."""
+    """One embedded view: descriptors (B, D), the features before the head (B, L, C), the alignment if
+    NCM is on."""
 
     descriptor: Tensor
     features: Tensor
@@ -109,8 +112,9 @@ class Trunk(nn.Module):
     def __init__(self, config: BackboneConfig, token_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.backbone = AutoBackbone.from_config(_hf_config(config))
+        self.backbone = AutoBackbone.from_config(_hf_config(config))  # type: ignore[no-untyped-call]
         fine_dim, coarse_dim = config.hidden_sizes[-2:]
+        _initialise(self.backbone)
         self.fine = nn.Linear(fine_dim, token_dim)
         self.coarse = nn.Linear(coarse_dim, token_dim)
         self.norm = nn.LayerNorm(token_dim)
@@ -191,7 +195,8 @@ class CLNet(nn.Module):
         return self._finish(*self.aerial(tokens, None))
 
     def correspondence(self, canvases: Tensor, patches: Tensor) -> Tensor:
-        """How much ground token i and aerial token j of each pair share latent cells: (B, N_ground, N_aerial).
+        """How much ground token i and aerial token j of each pair share latent cells: (B, N_ground,
+        N_aerial).
 
         Raises:
             BadConfig: the network was built without NCM.
@@ -257,12 +262,13 @@ def standardise(rgb: Tensor, mask: Tensor) -> Tensor:
 
 
 def _hf_config(config: BackboneConfig) -> Any:
-    shared = {
+    shared: dict[str, Any] = {
         "num_channels": 4,
         "patch_size": config.stem_px,
         "num_stages": len(config.depths),
         "hidden_sizes": list(config.hidden_sizes),
         "depths": list(config.depths),
+        "layer_scale_init_value": 0.3,
         "out_features": [f"stage{len(config.depths) - 1}", f"stage{len(config.depths)}"],
     }
     match config.model_type:
@@ -274,8 +280,19 @@ def _hf_config(config: BackboneConfig) -> Any:
             raise BadConfig(f"backbone type {config.model_type!r} is not known: use convnext or convnextv2")
 
 
+def _initialise(trunk: nn.Module) -> None:
+    """Unit-gain weights instead of ConvNeXt's 0.02, which is made for long schedules on millions of images."""
+    for module in trunk.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            nn.init.trunc_normal_(module.weight, std=fan_in**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 def pretrained_backbone(name: str) -> BackboneConfig:
-    """The trunk's shape of a ConvNeXt or ConvNeXtV2 on the Hugging Face hub (needs the internet or its cache)."""
+    """The trunk's shape of a ConvNeXt or ConvNeXtV2 on the Hugging Face hub (needs the internet or its
+    cache)."""
     found = AutoConfig.from_pretrained(name)
     return BackboneConfig(
         model_type=found.model_type,
@@ -287,7 +304,7 @@ def pretrained_backbone(name: str) -> BackboneConfig:
 
 def load_pretrained_trunk(model: CLNet, name: str) -> None:
     """Copy hub weights into the trunk; the stem's fourth channel (the mask) starts at zero."""
-    weights = AutoBackbone.from_pretrained(name).state_dict()
+    weights = AutoBackbone.from_pretrained(name).state_dict()  # type: ignore[no-untyped-call]
     own = model.trunk.backbone.state_dict()
     for key, value in weights.items():
         if key not in own:

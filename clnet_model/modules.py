@@ -1,8 +1,11 @@
 """The three modules of CLNet, each embedding one view alone.
 
-NCM aligns a view's tokens to a latent azimuth × range grid that both views share; the correspondence between a ground
-token and an aerial token is the mass that they put on the same latent cells. NEC remaps a view's features by an MLP.
-GFR reweights channels by a context that a learned spatial map selects. This is a reconstruction from the public
+NCM aligns a view's tokens to a latent azimuth × range grid that both views share; the correspondence
+between a ground
+token and an aerial token is the mass that they put on the same latent cells. NEC remaps a view's
+features by an MLP.
+GFR reweights channels by a context that a learned spatial map selects. This is a reconstruction from
+the public
 description (arXiv 2512.14560): the equations and the code of the paper are not public here.
 """
 
@@ -22,7 +25,8 @@ MASKED = -1e4  # finite: a canvas without any observed token must not become NaN
 class TokenGeometry:
     """Where a view's N tokens look, from a camera at the patch centre.
 
-    `range_share` is a distance on the ground as a share of the patch's half side; `range_known` is 0 for tokens that
+    `range_share` is a distance on the ground as a share of the patch's half side; `range_known` is 0
+    for tokens that
     can be at any distance (everything above the horizon).
     """
 
@@ -61,7 +65,8 @@ def aerial_geometry(rows: int, columns: int) -> TokenGeometry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alignment:
-    """A view on the latent grid: values (B, A, R, C), attention (B, A, R, N), observed share of each cell (B, A, R)."""
+    """A view on the latent grid: values (B, A, R, C), attention (B, A, R, N), observed share of each
+    cell (B, A, R)."""
 
     values: Tensor
     attention: Tensor
@@ -71,9 +76,11 @@ class Alignment:
 class CorrespondenceField(nn.Module):
     """NCM for one view: attention of A × R latent cells over the view's tokens.
 
-    logits = content(range cell, token) + wrapped Gaussian in azimuth + Gaussian in log range + learned residual of the
+    logits = content(range cell, token) + wrapped Gaussian in azimuth + Gaussian in log range + learned
+    residual of the
     token's position relative to the cell. It starts as a polar transform. All terms depend on the azimuth
-    *difference* alone, so turning the world by one cell turns the latent grid by one cell, and every parameter learns
+    *difference* alone, so turning the world by one cell turns the latent grid by one cell, and every
+    parameter learns
     from every direction.
     """
 
@@ -119,19 +126,23 @@ class CorrespondenceField(nn.Module):
         )
         cell = torch.eye(self.ranges)[None, :, None].expand(*shape, self.ranges)
         inputs = torch.cat([position[:, None].expand(*shape, 5), cell], dim=-1)
+        self.turn: Tensor
+        self.stretch: Tensor
+        self.inputs: Tensor
         self.register_buffer("turn", turn, persistent=False)
         self.register_buffer("stretch", stretch, persistent=False)
         self.register_buffer("inputs", inputs.contiguous(), persistent=False)
 
     def bias(self) -> Tensor:
         """Geometric logits (A, R, N)."""
-        azimuth = -0.5 * (self.turn[:, None] / self.log_azimuth_sigma.exp()[None, :, None]) ** 2  # type: ignore[index,operator]
-        distance = -0.5 * (self.stretch / self.log_range_sigma.exp()[:, None]) ** 2  # type: ignore[operator]
+        azimuth = -0.5 * (self.turn[:, None] / self.log_azimuth_sigma.exp()[None, :, None]) ** 2
+        distance = -0.5 * (self.stretch / self.log_range_sigma.exp()[:, None]) ** 2
         residual: Tensor = self.residual(self.inputs).squeeze(-1)
         return azimuth + distance[None] + residual
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Alignment:
-        """Align tokens (B, N, C); `mask` (B, N) is the observed share of each token, None when all is seen."""
+        """Align tokens (B, N, C); `mask` (B, N) is the observed share of each token, None when all is
+        seen."""
         normed = self.norm(tokens)
         content = torch.einsum("bnk,rk->brn", self.key(normed), self.query) / math.sqrt(self.query.shape[1])
         bias = self.bias()

@@ -1,7 +1,9 @@
 """Turns a street image and its camera into a canvas: the one preprocessing of training, ingest and serving.
 
-A canvas is a (H, W, 4) uint8 array: RGB and a mask (255 where the camera saw something) over azimuth × elevation.
-Column x covers azimuth -180 + (x + 0.5) * 360 / W, so the centre column is true north once the heading is right;
+A canvas is a (H, W, 4) uint8 array: RGB and a mask (255 where the camera saw something) over azimuth ×
+elevation.
+Column x covers azimuth -180 + (x + 0.5) * 360 / W, so the centre column is true north once the heading
+is right;
 row 0 is the highest elevation. Knows nothing of networks, files or services.
 """
 
@@ -48,7 +50,8 @@ class ImageLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panorama:
-    """Equirectangular image of the full circle whose centre column looks at `heading_deg` (true north, clockwise)."""
+    """Equirectangular image of the full circle whose centre column looks at `heading_deg` (true north,
+    clockwise)."""
 
     heading_deg: float
 
@@ -87,7 +90,7 @@ def decode_image(data: bytes, *, limits: ImageLimits | None = None) -> Pixels:
     limits = limits or ImageLimits()
     if len(data) > limits.max_bytes:
         raise BadImage(
-            f"image has {len(data):,} bytes, the limit is {limits.max_bytes:,}; send it smaller or more compressed"
+            f"image has {len(data):,} bytes, the limit is {limits.max_bytes:,}; send it smaller or compressed"
         )
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -177,7 +180,8 @@ def _panorama_band(image: Pixels, spec: CanvasSpec) -> Pixels:
 
 
 def _project(image: Pixels, camera: Perspective, spec: CanvasSpec) -> Pixels:
-    """Inverse mapping: every canvas pixel looks up the pinhole image, shrunk first to the canvas's resolution."""
+    """Inverse mapping: every canvas pixel looks up the pinhole image, shrunk first to the canvas's
+    resolution."""
     shrunk = _shrink_to(image, camera.hfov_deg, spec)
     height_px, width_px = shrunk.shape[:2]
     focal_px = width_px / 2.0 / math.tan(math.radians(camera.hfov_deg) / 2.0)
@@ -228,7 +232,8 @@ def _bilinear(image: Pixels, x: NDArray[np.float32], y: NDArray[np.float32]) -> 
     fx, fy = (x - left)[..., None], (y - top)[..., None]
     upper = image[top, left] * (1 - fx) + image[top, right] * fx
     lower = image[below, left] * (1 - fx) + image[below, right] * fx
-    return np.rint(upper * (1 - fy) + lower * fy).astype(np.uint8)
+    blended: Pixels = np.rint(upper * (1 - fy) + lower * fy).astype(np.uint8)
+    return blended
 
 
 def _mask_cleanly(canvas: Pixels) -> Pixels:

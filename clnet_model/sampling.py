@@ -1,6 +1,8 @@
-"""Chooses what meets in a batch: compact neighbourhoods of one city, whose patches are each other's hard negatives.
+"""Chooses what meets in a batch: compact neighbourhoods of one city, whose patches are each other's
+hard negatives.
 
-GPS neighbours come first; after a mining pass, patches that look alike join them (Sample4Geo, arXiv 2303.11851).
+GPS neighbours come first; after a mining pass, patches that look alike join them (Sample4Geo, arXiv
+2303.11851).
 """
 
 from __future__ import annotations
@@ -103,7 +105,8 @@ class NeighbourhoodSampler:
         return np.array(chosen, np.intp)
 
     def _patches(self, city: int, street: Rows) -> Rows:
-        """The nearest patch of every street image, then neighbours and look-alikes up to the batch's share."""
+        """The nearest patch of every street image, then neighbours and look-alikes up to the batch's
+        share."""
         near = self._patch_near[city][street]
         kept = dict.fromkeys(int(row) for row in near[:, 0])
         wanted = round(len(street) * self.config.patches_per_query)

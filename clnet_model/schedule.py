@@ -52,7 +52,8 @@ def learning_rate(share: float, *, peak: float, warmup_share: float, final_share
 
 
 class AveragedWeights:
-    """Exponential moving average with a horizon of a tenth of the run so far, at most `1 / (1 - decay)` steps."""
+    """Exponential moving average with a horizon of a tenth of the run so far, at most `1 / (1 - decay)`
+    steps."""
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.decay = decay
@@ -61,7 +62,7 @@ class AveragedWeights:
     @torch.no_grad()
     def update(self, parameters: Iterable[Tensor], step: int) -> None:
         decay = min(self.decay, 1 - 10 / (step + 20))
-        torch._foreach_lerp_(self.weights, [p.detach() for p in parameters], 1 - decay)  # type: ignore[attr-defined]
+        torch._foreach_lerp_(self.weights, [p.detach() for p in parameters], 1 - decay)
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:

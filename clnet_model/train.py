@@ -1,4 +1,5 @@
-"""Training: `fit` is the loop; `train_step` is one step and knows nothing of loops, files or progress bars."""
+"""Training: `fit` is the loop; `train_step` is one step and knows nothing of loops, files or progress
+bars."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainReport:
-    """Outcome of a run; `folder` is the checkpoint with the best validation recall (the last one without validation)."""
+    """Outcome of a run; `folder` is the checkpoint with the best validation recall (the last one
+    without validation)."""
 
     folder: Path
     digest: str
@@ -219,7 +221,7 @@ def mine_hard_patches(
     encoder = averaged_encoder(state)
     for number, city in enumerate(pairs):
         nearest, _ = nearest_rows(city.street_xy_m, city.patch_xy_m, count=1)
-        near, inverse = np.unique(nearest[:, 0], return_inverse=True)
+        near, inverse = np.unique(nearest[:, 0].astype(np.intp), return_inverse=True)
         vectors = np.concatenate(
             [encoder.embed_aerial(city.centre_patches(near[i : i + 256])) for i in range(0, len(near), 256)]
         )
@@ -374,6 +376,6 @@ def _check_pairs(pairs: Sequence[GeoPairs], config: TrainConfig) -> None:
     for city in pairs:
         if city.patch_px != config.model.patch_px or city.canvases.shape[1:3] != canvas:
             raise BadPairs(
-                f"{city.city}: patches of {city.patch_px} px and canvases {city.canvases.shape[1:3]}; the network "
+                f"{city.city}: patches {city.patch_px} px, canvases {city.canvases.shape[1:3]}; the network "
                 f"takes {config.model.patch_px} px and {canvas}; rebuild the pairs"
             )

@@ -1,4 +1,5 @@
-"""A toy world for the network's tests: coloured cylinders on a striped plane, seen from above and from the street."""
+"""A toy world for the network's tests: coloured cylinders on a striped plane, seen from above and from
+the street."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def render_toy(
     radius = rng.uniform(1.0, 4.5, objects)
     height = rng.uniform(2.0, 12.0, objects)
     colour = rng.uniform(30, 250, (objects, 3))
-    world = np.repeat(np.repeat(rng.uniform(70, 180, (side_px // 16 + 1, side_px // 16 + 1, 3)), 16, 0), 16, 1)
+    world = np.repeat(
+        np.repeat(rng.uniform(70, 180, (side_px // 16 + 1, side_px // 16 + 1, 3)), 16, 0), 16, 1
+    )
     world = world[:side_px, :side_px]
     for (x, y), r, c in zip(place, radius, colour, strict=True):
         col, row = (x + pad_m) / gsd_m, side_px - (y + pad_m) / gsd_m
@@ -65,7 +68,9 @@ def render_toy(
         world[r0:r1, c0:c1][inside] = c
     world = world.astype(np.uint8)
     street = rng.uniform(12, size_m - 12, (streets, 2))
-    canvases = np.stack([_panorama(xy, world, gsd_m, pad_m, place, radius, height, colour, spec) for xy in street])
+    canvases = np.stack(
+        [_panorama(xy, world, gsd_m, pad_m, place, radius, height, colour, spec) for xy in street]
+    )
     centres = np.arange(stride_m / 2, size_m, stride_m)
     patch_xy = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
     half = patch_px // 2 + margin_px

@@ -1,0 +1,59 @@
+"""Position-aware contrastive loss."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from clnet_model.losses import LossConfig, position_aware_nce, soft_targets
+
+INF = math.inf
+
+
+def test_targets_follow_the_distance() -> None:
+    target, weight = soft_targets(torch.tensor([[0.0, 10.0, INF]]), sigma_m=10, label_smoothing=0)
+    assert weight.tolist() == [1]
+    assert target[0, 1] / target[0, 0] == pytest.approx(math.exp(-0.5), rel=1e-4)
+    assert target[0, 2] == 0
+
+
+def test_camera_between_two_patches_shares_its_target() -> None:
+    target, _ = soft_targets(torch.tensor([[12.0, 12.0, 40.0]]), sigma_m=10, label_smoothing=0)
+    assert target[0, 0] == target[0, 1]
+    assert float(target[0, 0]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_rows_without_a_right_answer_do_not_count() -> None:
+    _, weight = soft_targets(torch.tensor([[50.0, 90.0], [INF, INF]]), sigma_m=10, label_smoothing=0)
+    assert weight.tolist() == [0, 0]
+
+
+def test_sigma_zero_is_plain_infonce() -> None:
+    ground, aerial = (torch.nn.functional.normalize(torch.randn(4, 8), dim=1) for _ in range(2))
+    distance = torch.full((4, 4), 100.0)
+    distance.fill_diagonal_(5.0)
+    config = LossConfig(position_sigma_m=0, label_smoothing=0)
+    logits = 10 * ground @ aerial.T
+    plain = torch.nn.functional.cross_entropy(logits, torch.arange(4))
+    plain = (plain + torch.nn.functional.cross_entropy(logits.T, torch.arange(4))) / 2
+    found = position_aware_nce(ground, aerial, distance, torch.tensor(math.log(10)), config)
+    torch.testing.assert_close(found, plain)
+
+
+def test_temperature_is_clamped() -> None:
+    ground = torch.nn.functional.normalize(torch.randn(3, 8), dim=1)
+    distance = torch.full((3, 3), INF).fill_diagonal_(0)
+    at_limit = position_aware_nce(ground, ground, distance, torch.tensor(math.log(100)), LossConfig())
+    beyond = position_aware_nce(ground, ground, distance, torch.tensor(50.0), LossConfig())
+    torch.testing.assert_close(at_limit, beyond, atol=1e-3, rtol=1e-3)
+
+
+def test_better_ordered_similarities_cost_less() -> None:
+    aerial = torch.eye(3)
+    distance = torch.full((3, 3), 200.0).fill_diagonal_(2.0)
+    scale = torch.tensor(2.0)
+    right = position_aware_nce(aerial, aerial, distance, scale, LossConfig())
+    wrong = position_aware_nce(aerial.roll(1, 0), aerial, distance, scale, LossConfig())
+    assert right < wrong
