@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from mercantile import LngLat
 from PIL import Image
+from rich import box
 from rich.table import Table
 
 from cli.demo_queries import GPS_SIGMA_M, StreetImage
@@ -27,7 +27,6 @@ from cli.report import (
     Report,
     SettingResult,
     metres,
-    percent,
     pick_cases,
     render,
     results_json,
@@ -167,24 +166,22 @@ def to_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int) -> bytes:
 
 
 def result_table(settings: tuple[SettingResult, ...]) -> Table:
-    """The figures for the terminal."""
-    table = Table(title="Located street images", title_justify="left", pad_edge=False)
-    table.add_column("setting")
-    for name in ("images", "R@1", "R@5", "R@10", "in 25 m", "median", "in r68", "in r95", "p50", "p95"):
-        table.add_column(name, justify="right")
+    """The figures for the terminal, within 80 columns."""
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, caption="shares in %", caption_justify="left"
+    )
+    table.add_column("", no_wrap=True)
+    for name in ("images", "R@1", "R@5", "R@10", "in 25m", "median", "r68", "r95", "p50 ms", "p95 ms"):
+        table.add_column(name, justify="right", no_wrap=True)
     for setting in settings:
         s = setting.summary
-        shares = (s.recall_at_1, s.recall_at_5, s.recall_at_10, s.recall_25m)
+        found = (s.recall_at_1, s.recall_at_5, s.recall_at_10, s.recall_25m)
         table.add_row(
             setting.title,
             str(s.queries),
-            *(percent(share) for share in shares),
+            *(f"{share * 100:.1f}" for share in found),
             metres(s.median_error_m),
-            percent(s.r68_coverage),
-            percent(s.r95_coverage),
-            *(
-                f"{value:.0f} ms" if math.isfinite(value) else "–"
-                for value in (s.latency_p50_ms, s.latency_p95_ms)
-            ),
+            *(f"{share * 100:.0f}" for share in (s.r68_coverage, s.r95_coverage)),
+            *(f"{value:.0f}" for value in (s.latency_p50_ms, s.latency_p95_ms)),
         )
     return table

@@ -168,8 +168,12 @@ def locate(
 @contextmanager
 def service(options: ServiceOptions, steps: Steps) -> Iterator[grpc.Channel]:
     """A channel to a service on a free port of this machine; the service is stopped on leaving."""
-    with ExitStack() as stack:
-        with steps.step("start the service"):
-            started = stack.enter_context(running(options))
+    stack = ExitStack()
+    with steps.step("start the service"):
+        started = stack.enter_context(running(options))
+    try:
         with grpc.insecure_channel(started.target) as channel:
             yield channel
+    finally:
+        with steps.step("stop the service"):
+            stack.close()
