@@ -8,7 +8,7 @@ agree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -39,6 +39,12 @@ class AugmentConfig:
     noise_max: float = 14.0
     blur_share: float = 0.2
     erase_share: float = 0.3
+
+    def scaled(self, strength: float) -> AugmentConfig:
+        """The same geometry with appearance and masks weakened to a share (0 to 1) of their strength."""
+        names = ("limited_fov_share", "colour_mix", "swap_share", "grey_share", "contrast", "noise_max")
+        weaker = {name: strength * getattr(self, name) for name in (*names, "blur_share", "erase_share")}
+        return replace(self, **weaker)
 
     @staticmethod
     def off() -> AugmentConfig:

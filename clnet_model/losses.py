@@ -21,6 +21,7 @@ class LossConfig:
     position_sigma_m: float = 10.0
     label_smoothing: float = 0.05
     remap_weight: float = 0.1
+    heading_weight: float = 0.5
 
 
 def soft_targets(distance_m: Tensor, *, sigma_m: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
@@ -54,6 +55,23 @@ def position_aware_nce(
     rows = _cross_entropy(logits, distance_m, config)
     columns = _cross_entropy(logits.T, distance_m.T, config)
     return (rows + columns) / 2
+
+
+def heading_nce(ground: Tensor, aerial: Tensor, log_scale: Tensor, *, azimuths: int) -> Tensor:
+    """Which way was north: the true turn of each street descriptor against all others, at its true patch.
+
+    Descriptors (Q, D) of matching pairs whose D is `azimuths` columns; turning the world by one column
+    turns the
+    descriptor by one column, so every pair brings `azimuths` - 1 negatives for the price of one
+    product. It is what
+    gets training off its first plateau.
+    """
+    turns = torch.stack([ground.unflatten(1, (azimuths, -1)).roll(k, dims=1) for k in range(azimuths)], dim=1)
+    logits = log_scale.clamp(max=MAX_LOG_SCALE).exp() * torch.einsum("qkd,qd->qk", turns.flatten(2), aerial)
+    column = torch.arange(azimuths)
+    away = torch.minimum(column, azimuths - column).to(logits)
+    target = torch.exp(-0.5 * (away / 0.6) ** 2)
+    return -(logits.log_softmax(dim=1) @ (target / target.sum())).mean()
 
 
 def remap_agreement(ground: Tensor, aerial: Tensor, observed: Tensor, true_patch: Tensor) -> Tensor:

@@ -281,7 +281,8 @@ def _hf_config(config: BackboneConfig) -> Any:
 
 
 def _initialise(trunk: nn.Module) -> None:
-    """Unit-gain weights instead of ConvNeXt's 0.02, which is made for long schedules on millions of images."""
+    """Unit-gain weights instead of ConvNeXt's 0.02, which is made for long schedules on millions of
+    images."""
     for module in trunk.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             fan_in = module.weight[0].numel()

@@ -25,9 +25,9 @@ Rows = NDArray[np.intp]
 class SamplerConfig:
     """`patches_per_query` counts the true patch; more of them are more negatives at a cost per step."""
 
-    queries: int = 40
+    queries: int = 48
     neighbourhoods: int = 4
-    patches_per_query: float = 1.4
+    patches_per_query: float = 1.2
     neighbour_patches: int = 24
     reach_m: float = 60.0
 
@@ -78,22 +78,27 @@ class NeighbourhoodSampler:
 
     def __iter__(self) -> Iterator[BatchRows]:
         while True:
-            yield self.draw()
+            yield self.draw(1.0)
 
-    def draw(self) -> BatchRows:
-        """The next batch, from a city drawn in proportion to its unseen street images."""
+    def draw(self, hardness: float = 1.0) -> BatchRows:
+        """The next batch, from a city drawn in proportion to its unseen street images.
+
+        `hardness` 0 scatters the queries over the city, 1 packs them into the configured neighbourhoods: from
+        scratch, overlapping neighbours alone teach nothing for hundreds of steps.
+        """
         left = np.array([mask.sum() for mask in self._unseen])
         if left.sum() < self.config.queries:
             self._unseen = [np.ones(n, bool) for n in self.sizes]
             left = self.sizes
         city = int(self.rng.choice(len(left), p=left / left.sum()))
-        street = self._neighbourhoods(city)
+        street = self._neighbourhoods(city, hardness)
         return BatchRows(city=city, street=street, patches=self._patches(city, street))
 
-    def _neighbourhoods(self, city: int) -> Rows:
+    def _neighbourhoods(self, city: int, hardness: float) -> Rows:
         """Some seeds among the unseen, each with its nearest unseen neighbours."""
         unseen = self._unseen[city]
-        size = max(1, self.config.queries // self.config.neighbourhoods)
+        packed = self.config.queries // self.config.neighbourhoods
+        size = max(1, round(packed**hardness) if hardness > 0 else 1)
         chosen: list[int] = []
         while len(chosen) < self.config.queries and unseen.any():
             seed = int(self.rng.choice(np.flatnonzero(unseen)))

@@ -22,7 +22,7 @@ from clnet_model.data import GeoPairs, nearest_rows
 from clnet_model.encoder import TorchEncoder
 from clnet_model.errors import BadCheckpoint, BadConfig, BadPairs
 from clnet_model.evaluate import NORTH_KNOWN, Metrics, evaluate
-from clnet_model.losses import MAX_LOG_SCALE, LossConfig, position_aware_nce, remap_agreement
+from clnet_model.losses import MAX_LOG_SCALE, LossConfig, heading_nce, position_aware_nce, remap_agreement
 from clnet_model.model import CLNet, CLNetConfig, load_pretrained_trunk
 from clnet_model.sampling import NeighbourhoodSampler, SamplerConfig
 from clnet_model.schedule import AveragedWeights, BudgetConfig, Clock, learning_rate
@@ -40,9 +40,10 @@ class TrainConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     budget: BudgetConfig = field(default_factory=lambda: BudgetConfig(max_minutes=10.0))
-    peak_learning_rate: float = 1.5e-3
+    peak_learning_rate: float = 8e-4
     weight_decay: float = 0.03
     warmup_share: float = 0.04
+    ramp_share: float = 0.3
     clip_norm: float = 2.0
     ema_decay: float = 0.998
     mine_at: tuple[float, ...] = (0.4, 0.7)
@@ -123,7 +124,7 @@ def fit(
         saver = Saver(out, config, provenance or {})
         while (share := clock.share(state.step)) < 1:
             set_learning_rate(state, share, config)
-            batch = draw_batch(pairs, sampler, config, state.step)
+            batch = draw_batch(pairs, sampler, config, state.step, share)
             tick = train_step(state, batch, config, share=share, spent_s=clock.spent_s)
             log.write(asdict(tick))
             if progress is not None:
@@ -145,6 +146,11 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, *, share: f
     loss = position_aware_nce(
         ground.descriptor, aerial.descriptor, batch.distance_m, state.model.log_scale, config.loss
     )
+    if config.model.use_ncm and config.loss.heading_weight > 0:
+        true = aerial.descriptor[batch.true_patch]
+        azimuths = config.model.latent_azimuths
+        heading = heading_nce(ground.descriptor, true, state.model.log_scale, azimuths=azimuths)
+        loss = loss + config.loss.heading_weight * heading
     if config.model.use_nec and config.loss.remap_weight > 0 and config.model.use_ncm:
         agreement = remap_agreement(ground.features, aerial.features, ground.observed, batch.true_patch)
         loss = loss + config.loss.remap_weight * agreement
@@ -189,11 +195,15 @@ def start(config: TrainConfig) -> TrainState:
 
 
 def draw_batch(
-    pairs: Sequence[GeoPairs], sampler: NeighbourhoodSampler, config: TrainConfig, step: int
+    pairs: Sequence[GeoPairs], sampler: NeighbourhoodSampler, config: TrainConfig, step: int, share: float
 ) -> Batch:
-    """The next rows, augmented by randomness that depends on seed and step alone."""
-    rows = sampler.draw()
-    augment = Augmenter(config.augment, config.model.canvas, seed=config.seed * 1_000_003 + step)
+    """The next rows, augmented by randomness that depends on seed and step alone; both get harder as it
+    goes on."""
+    hardness = min(1.0, share / config.ramp_share) if config.ramp_share > 0 else 1.0
+    rows = sampler.draw(hardness)
+    augment = Augmenter(
+        config.augment.scaled(0.3 + 0.7 * hardness), config.model.canvas, seed=config.seed * 1_000_003 + step
+    )
     return augment(pairs[rows.city], rows)
 
 
