@@ -88,7 +88,7 @@ class RemoteCollection:
     def within(self, rim: Rim) -> Iterator[tuple[uuid.UUID, LngLat]]:
         """Points between the rim's discs."""
         condition = models.Filter(
-            must=[_condition(rim.outer)], must_not=[_condition(rim.inner)] if rim.inner else None
+            must=[_within(rim.outer)], must_not=[_disc(rim.inner)] if rim.inner else None
         )
         offset = None
         while True:
@@ -148,26 +148,35 @@ def _params(plan: Plan) -> models.SearchParams:
 def _filter(candidates: Candidates) -> models.Filter | None:
     if candidates.everything:
         return None
-    shapes: list[models.Condition] = [_condition(shape) for shape in candidates.shapes]
+    shapes: list[models.Condition] = [_within(shape) for shape in candidates.shapes]
     excluded: list[models.Condition] = [
         models.HasIdCondition(has_id=[str(point) for point in candidates.excluded])
     ]
     return models.Filter(should=shapes or None, must_not=excluded if candidates.excluded else None)
 
 
-def _condition(shape: Shape) -> models.FieldCondition:
+def _within(shape: Shape) -> models.Condition:
     match shape:
-        case Disc():
-            centre = models.GeoPoint(lon=shape.centre.lng, lat=shape.centre.lat)
-            return models.FieldCondition(
-                key=LOCATION, geo_radius=models.GeoRadius(center=centre, radius=shape.radius_m)
-            )
+        case Disc():  # looked up by its boxes; a condition under must_not is only ever checked point by point
+            outside = models.Filter(must_not=[_disc(shape)])
+            return models.Filter(should=[_polygon(each) for each in shape.boxes], must_not=[outside])
         case Polygon():
-            holes = [_ring(hole.coords) for hole in shape.interiors]
-            polygon = models.GeoPolygon(exterior=_ring(shape.exterior.coords), interiors=holes or None)
-            return models.FieldCondition(key=LOCATION, geo_polygon=polygon)
+            return _polygon(shape)
         case _:
             raise TypeError(f"unknown shape {type(shape).__name__}")
+
+
+def _disc(disc: Disc) -> models.FieldCondition:
+    centre = models.GeoPoint(lon=disc.centre.lng, lat=disc.centre.lat)
+    return models.FieldCondition(
+        key=LOCATION, geo_radius=models.GeoRadius(center=centre, radius=disc.radius_m)
+    )
+
+
+def _polygon(polygon: Polygon) -> models.FieldCondition:
+    holes = [_ring(hole.coords) for hole in polygon.interiors]
+    shape = models.GeoPolygon(exterior=_ring(polygon.exterior.coords), interiors=holes or None)
+    return models.FieldCondition(key=LOCATION, geo_polygon=shape)
 
 
 def _ring(coords: Iterable[Sequence[float]]) -> models.GeoLineString:

@@ -50,6 +50,19 @@ def geodesic_per_haversine(origin: LngLat, radius_m: float, sphere_m: float) -> 
     return low * (1 - 1e-6), high * (1 + 1e-6)  # the engine's own rounding
 
 
+def boxes_around(centre: LngLat, angle_rad: float) -> list[Polygon]:
+    """Rectangles in (lng, lat) that hold every position within an angle of `centre`, with 1 mm to spare.
+
+    The extreme longitudes are those of the tangent meridians, sin Δλ = sin angle / cos φ.
+    """
+    reach_deg = math.degrees(angle_rad) + 1e-8
+    south, north = max(centre.lat - reach_deg, -90.0), min(centre.lat + reach_deg, 90.0)
+    if abs(centre.lat) + reach_deg >= 90.0:  # holds a pole, hence every meridian
+        return [box(-180.0, south, 180.0, north)]
+    half_deg = math.degrees(math.asin(math.sin(angle_rad) / math.cos(math.radians(centre.lat)))) + 1e-8
+    return _wrapped(box(centre.lng - half_deg, south, centre.lng + half_deg, north))
+
+
 def split_at_antimeridian(polygon: Polygon | MultiPolygon) -> MultiPolygon:
     """The same area with every part inside ±180° (RFC 7946, section 3.1.9).
 

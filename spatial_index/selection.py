@@ -8,6 +8,7 @@ outline out, so they grow by 0.1 mm. Knows no Qdrant package.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from mercantile import LngLat
 from shapely.geometry import MultiPolygon, Polygon, box
 
-from spatial_index.geodesy import areas_in, distances_m, geodesic_per_haversine
+from spatial_index.geodesy import areas_in, boxes_around, distances_m, geodesic_per_haversine
 from spatial_index.priors import CirclePrior, PolygonPrior, Prior
 
 ENGINE_SPHERE_M = 6_371_008.8  # mean Earth radius of Rust's geo crate, which Qdrant measures with
@@ -27,6 +28,17 @@ class Disc:
 
     centre: LngLat
     radius_m: float
+
+    @property
+    def boxes(self) -> tuple[Polygon, ...]:
+        """Rectangles that hold the disc.
+
+        The engine's own lookup of a circle loses points at the borders of its geo cells (qdrant-edge 0.9: in 26
+        of 6,000 circles of 1 to 20,000 km among 40,000 points). So the lookup goes by these boxes, and the circle
+        is only checked point by point, which is exact.
+        """
+        boxes = boxes_around(self.centre, min(self.radius_m / ENGINE_SPHERE_M, math.pi))
+        return _with_outline(MultiPolygon(boxes))
 
 
 Shape = Disc | Polygon

@@ -89,9 +89,7 @@ class Shard:
 
     def within(self, rim: Rim) -> Iterator[tuple[uuid.UUID, LngLat]]:
         """Points between the rim's discs."""
-        condition = edge.Filter(
-            must=[_condition(rim.outer)], must_not=[_condition(rim.inner)] if rim.inner else None
-        )
+        condition = edge.Filter(must=[_within(rim.outer)], must_not=[_disc(rim.inner)] if rim.inner else None)
         offset = None
         while True:
             page, offset = self._engine.scroll(
@@ -149,22 +147,31 @@ def _params(plan: Plan) -> edge.SearchParams:
 def _filter(candidates: Candidates) -> edge.Filter | None:
     if candidates.everything:
         return None
-    shapes: list[edge.ConditionType] = [_condition(shape) for shape in candidates.shapes]
+    shapes: list[edge.ConditionType] = [_within(shape) for shape in candidates.shapes]
     excluded: list[edge.ConditionType] = [edge.HasIdCondition(set(candidates.excluded))]
     return edge.Filter(should=shapes or None, must_not=excluded if candidates.excluded else None)
 
 
-def _condition(shape: Shape) -> edge.FieldCondition:
+def _within(shape: Shape) -> edge.ConditionType:
     match shape:
-        case Disc():
-            centre = edge.GeoPoint(shape.centre.lng, shape.centre.lat)
-            return edge.FieldCondition(LOCATION, geo_radius=edge.GeoRadius(centre, shape.radius_m))
+        case Disc():  # looked up by its boxes; a condition under must_not is only ever checked point by point
+            outside = edge.Filter(must_not=[_disc(shape)])
+            return edge.Filter(should=[_polygon(each) for each in shape.boxes], must_not=[outside])
         case Polygon():
-            holes = [_ring(hole.coords) for hole in shape.interiors]
-            polygon = edge.GeoPolygon(_ring(shape.exterior.coords), holes or None)
-            return edge.FieldCondition(LOCATION, geo_polygon=polygon)
+            return _polygon(shape)
         case _:
             raise TypeError(f"unknown shape {type(shape).__name__}")
+
+
+def _disc(disc: Disc) -> edge.FieldCondition:
+    centre = edge.GeoPoint(disc.centre.lng, disc.centre.lat)
+    return edge.FieldCondition(LOCATION, geo_radius=edge.GeoRadius(centre, disc.radius_m))
+
+
+def _polygon(polygon: Polygon) -> edge.FieldCondition:
+    holes = [_ring(hole.coords) for hole in polygon.interiors]
+    shape = edge.GeoPolygon(_ring(polygon.exterior.coords), holes or None)
+    return edge.FieldCondition(LOCATION, geo_polygon=shape)
 
 
 def _ring(coords: Iterable[Sequence[float]]) -> list[edge.GeoPoint]:
