@@ -43,7 +43,8 @@ def serve(
         ingress_replicas=ingresses,
         encoder_gpus=gpus,
     )
-    signal.signal(signal.SIGTERM, _interrupt)  # while starting: undo what was started
+    for number in (signal.SIGINT, signal.SIGTERM):  # while starting: undo what was started
+        signal.signal(number, _interrupt)  # SIGINT too: a shell's background job starts with it ignored
     typer.echo("starting the service …")
     with running(options) as service:
         stop = threading.Event()

@@ -174,8 +174,13 @@ class Ingress:
         watch.lap("encode")
         results = await self._index.search.remote(searches(vectors, query, model_digest=facts.digest))
         watch.lap("search")
-        answer = conclude(
-            results, views.headings_deg, query, calibration=facts.calibration, model_digest=facts.digest
+        answer = await asyncio.to_thread(
+            conclude,
+            results,
+            views.headings_deg,
+            query,
+            calibration=facts.calibration,
+            model_digest=facts.digest,
         )
         watch.lap("fuse")
         return replace(answer, timings_ms=watch.timings_ms())

@@ -24,9 +24,12 @@ from spatial_index.store import SearchRequest, SearchResult
 if TYPE_CHECKING:
     from clnet_model.encoder import Encoder
 
-# Patches retrieved per heading. The posterior is normalised over them; the patch ranked 64th is some ten
-# temperatures below the first, so what is left out weighs nothing.
+# Patches retrieved per heading, and over all headings. The posterior is normalised over them; the patch that
+# ranks 64th is some ten temperatures below the first: what is left out weighs nothing. With many headings the
+# right one needs room for the peak and its eight neighbours only.
 SEARCH_DEPTH = 64
+SEARCH_DEPTH_MANY = 24
+SEARCH_BUDGET = 512
 MAX_HYPOTHESES = 50
 MAX_PATCHES = 200
 
@@ -182,7 +185,7 @@ def searches(vectors: Vectors, query: Query, *, model_digest: str) -> tuple[Sear
     """The search inside the prior, and beside a SOFT prior one without it that can overrule it."""
     inside = SearchRequest(
         vectors=vectors,
-        limit=max(SEARCH_DEPTH, query.max_patches),
+        limit=max(search_depth(len(vectors)), query.max_patches),
         prior=query.prior,
         regions=query.regions,
         model_digest=model_digest,
@@ -190,6 +193,11 @@ def searches(vectors: Vectors, query: Query, *, model_digest: str) -> tuple[Sear
     if query.prior is None or query.prior.mode is PriorMode.HARD:
         return (inside,)
     return inside, replace(inside, prior=None)
+
+
+def search_depth(headings: int) -> int:
+    """Patches to retrieve per heading."""
+    return max(SEARCH_DEPTH_MANY, min(SEARCH_DEPTH, SEARCH_BUDGET // headings))
 
 
 def conclude(

@@ -27,7 +27,6 @@ def ray_session() -> Iterator[None]:
         address="local",
         num_cpus=2,
         include_dashboard=False,
-        _node_ip_address="127.0.0.1",
         log_to_driver=False,
         logging_level=logging.ERROR,
     )

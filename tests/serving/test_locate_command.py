@@ -7,8 +7,8 @@ import io
 import pytest
 from PIL import ExifTags, Image
 
-from clnet_model.errors import BadImage
 from cli.locate import field_of_view, parse_position, position_prior, read_image
+from clnet_model.errors import BadImage
 from serving.errors import InvalidRequest
 from serving.exif import gps_of, size_of
 from spatial_index.priors import PriorMode
