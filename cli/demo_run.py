@@ -19,7 +19,7 @@ from cli.demo_report import Run, result_table, write_results
 from cli.demo_steps import Steps
 from cli.metrics import summarise
 from cli.report import SettingResult
-from serving.app import ServiceOptions, running
+from serving.app import ServiceOptions, start_service
 from simulation.dataset import Dataset, read_manifest, simulate_city
 from simulation.styles import HELD_OUT_STYLES
 from spatial_index.records import RegionInfo
@@ -59,7 +59,7 @@ def run(plan: DemoPlan, *, console: Console) -> None:
         city = simulate(plan, work / "city", steps)
         ortho = open_ortho([city.ortho_dir])
         images = street_images(city)
-        with ray_cluster():  # one Ray for both: a second start costs 8 s
+        with local_ray(steps):
             region = build_region(ortho, plan, work / "store", steps)
             settings = locate(images, region, plan, work / "store", steps)
         finished = Run(
@@ -167,13 +167,21 @@ def locate(
 
 @contextmanager
 def service(options: ServiceOptions, steps: Steps) -> Iterator[grpc.Channel]:
-    """A channel to a service on a free port of this machine; the service is stopped on leaving."""
-    stack = ExitStack()
+    """A channel to a service on a free port of this machine; it ends with the Ray that it runs in."""
     with steps.step("start the service"):
-        started = stack.enter_context(running(options))
-    try:
-        with grpc.insecure_channel(started.target) as channel:
-            yield channel
-    finally:
-        with steps.step("stop the service"):
-            stack.close()
+        started = start_service(options)
+    with grpc.insecure_channel(started.target) as channel:
+        yield channel
+
+
+@contextmanager
+def local_ray(steps: Steps) -> Iterator[None]:
+    """One Ray for ingest and service (a second start costs 8 s); whatever runs in it ends with it."""
+    with ExitStack() as stack:
+        with steps.step("start Ray"):
+            stack.enter_context(ray_cluster())
+        try:
+            yield
+        finally:
+            with steps.step("stop everything"):
+                stack.close()

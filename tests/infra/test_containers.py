@@ -160,6 +160,7 @@ def test_install_refuses_an_unknown_torch_build(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_build_steps_give_a_working_command(
     tmp_path: Path, instructions: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
