@@ -19,11 +19,12 @@ from PIL import Image, ImageDraw
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
-from tiling.grid import Bounds, GridSpec, LngLat, Patch, mercator_at, plan_blocks
+from tiling.grid import Block, Bounds, GridSpec, LngLat, Patch, mercator_at, plan_blocks
 from tiling.ortho import Ortho, PatchImage, cut, read_window
 from tiling.sheets import Sheet
 
 COLUMNS = 4
+TRIES = 8  # rounds over all blocks before giving up on finding enough imagery
 OVERVIEW_PX = 900
 GAP_PX = 6
 LABEL_PX = 14
@@ -63,19 +64,26 @@ def choose(
     blocks = list(plan_blocks(area, grid))
     rng = np.random.default_rng(seed)
     chosen: list[PatchImage] = []
-    for index in rng.permutation(len(blocks)):
-        full = [image for image in cut(ortho, blocks[index], size_px=size_px) if image.valid_fraction == 1.0]
-        chosen.extend(full[i] for i in rng.permutation(len(full))[: -(-count // len(blocks))])
-        if len(chosen) >= count:
-            break
-    return chosen[:count]
+    for _ in range(-(-count // len(blocks)) + TRIES):
+        for index in rng.permutation(len(blocks)):
+            patches = blocks[index].patches
+            chosen.extend(_full(ortho, patches[int(rng.integers(len(patches)))], grid, size_px))
+            if len(chosen) >= count:
+                return chosen
+    return chosen
+
+
+def _full(ortho: Ortho, patch: Patch, grid: GridSpec, size_px: int) -> list[PatchImage]:
+    """The patch, if imagery fills it."""
+    alone = Block(tile=patch.tile, grid=grid, members=b"\x80")
+    return [image for image in cut(ortho, alone, size_px=size_px) if image.valid_fraction == 1.0]
 
 
 def _pair(ortho: Ortho, image: PatchImage, size_px: int) -> Image.Image:
     pair = Image.new("RGB", (2 * size_px + GAP_PX, size_px), "white")
     pair.paste(Image.fromarray(image.pixels), (0, 0))
     sheet = next(sheet for sheet in ortho.sheets if sheet.name == image.source)
-    raw = Image.fromarray(_raw_square(sheet, image.patch))
+    raw = Image.fromarray(raw_square(sheet, image.patch))
     pair.paste(raw.resize((size_px, size_px), Image.Resampling.BOX), (size_px + GAP_PX, 0))
     draw = ImageDraw.Draw(pair)
     for left in (0, size_px + GAP_PX):  # the same cross-hair on both: details under it must agree
@@ -85,11 +93,11 @@ def _pair(ortho: Ortho, image: PatchImage, size_px: int) -> Image.Image:
     return pair
 
 
-def _raw_square(sheet: Sheet, patch: Patch) -> npt.NDArray[np.uint8]:
+def raw_square(sheet: Sheet, patch: Patch) -> npt.NDArray[np.uint8]:
     """Sheet pixels around the patch centre without warping; black beyond the sheet."""
     to_sheet = pyproj.Transformer.from_crs("EPSG:4326", pyproj.CRS.from_wkt(sheet.crs), always_xy=True)
     x, y = to_sheet.transform(patch.centre.lng, patch.centre.lat)
-    column, row = (round(value) for value in ~Affine(*sheet.transform) * (x, y))
+    column, row = (round(value) for value in ~Affine(*sheet.transform) @ (x, y))
     half = round(patch.side_m / sheet.gsd_m / 2)
     square = np.zeros((2 * half, 2 * half, 3), np.uint8)
     left, top = max(column - half, 0), max(row - half, 0)

@@ -1,4 +1,4 @@
-"""The ground that a set of tiles covers, as few rectangles as possible."""
+"""The ground that tiles cover, as few rectangles as possible, and its size."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import mercantile
 import numpy as np
 import numpy.typing as npt
+import pyproj
 import shapely
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
@@ -20,6 +21,11 @@ def coverage_of(quadkeys: Iterable[str]) -> BaseGeometry:
     codes = np.unique(np.array([int(key, 4) for key in keys], np.int64))
     boxes = [box(*mercantile.bounds(mercantile.quadkey_to_tile(key))) for key in _merged(codes, len(keys[0]))]
     return shapely.union_all(boxes).simplify(0)
+
+
+def area_km2(area: BaseGeometry) -> float:
+    """Area on the WGS84 ellipsoid."""
+    return abs(float(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(area)[0])) / 1e6
 
 
 def _merged(codes: npt.NDArray[np.int64], zoom: int) -> Iterator[str]:

@@ -95,7 +95,7 @@ def _by_pixel_grid(sheets: Sequence[Sheet]) -> list[list[Sheet]]:
     groups: dict[tuple[Any, ...], list[Sheet]] = {}
     for sheet in sheets:
         affine = Affine(*sheet.transform)
-        column, row = ~_linear(affine) * (affine.c, affine.f)
+        column, row = ~_linear(affine) @ (affine.c, affine.f)
         phase = tuple(round(value % 1.0, 2) % 1.0 for value in (column, row))
         scale = tuple(f"{value:.9g}" for value in (affine.a, affine.b, affine.d, affine.e))
         groups.setdefault((sheet.crs, scale, phase), []).append(sheet)
@@ -106,8 +106,15 @@ def _linear(affine: Affine) -> Affine:
     return Affine(affine.a, affine.b, 0.0, affine.d, affine.e, 0.0)
 
 
+def _anchor(affine: Affine) -> Affine:
+    """The pixel grid counted from the origin of the CRS, whichever sheets are at hand."""
+    linear = _linear(affine)
+    column, row = ~linear @ (affine.c, affine.f)
+    return linear @ Affine.translation(column - round(column), row - round(row))
+
+
 def _read_group(group: Sequence[Sheet], bounds: Bounds, width: int, height: int) -> Rgba | None:
-    anchor = Affine(*group[0].transform)
+    anchor = _anchor(Affine(*group[0].transform))
     wanted, ratio = _source_span(group[0].crs, anchor, bounds, width, height)
     factor = 2 ** max(0, floor(log2(ratio / REDUCE_AT)) + 1)
     spans = [_sheet_span(sheet, anchor) for sheet in group]
@@ -127,7 +134,7 @@ def _read_group(group: Sequence[Sheet], bounds: Bounds, width: int, height: int)
 def _source_span(crs: str, anchor: Affine, bounds: Bounds, width: int, height: int) -> tuple[_Span, float]:
     """The part of the pixel grid that a window needs, and how many source pixels make one window pixel."""
     ring_x, ring_y = outline(bounds[0], bounds[3], bounds[2], bounds[1])
-    columns, rows = ~anchor * _from_mercator(crs).transform(ring_x, ring_y)
+    columns, rows = ~anchor @ _from_mercator(crs).transform(ring_x, ring_y)
     area_px = 0.5 * abs(float(np.dot(columns, np.roll(rows, 1)) - np.dot(rows, np.roll(columns, 1))))
     ratio = sqrt(area_px / (width * height))
     margin = ceil(MARGIN_PX * max(ratio, 1.0))
@@ -146,7 +153,7 @@ def _from_mercator(crs: str) -> pyproj.Transformer:
 
 
 def _sheet_span(sheet: Sheet, anchor: Affine) -> _Span:
-    column, row = ~anchor * (sheet.transform[2], sheet.transform[5])
+    column, row = ~anchor @ (sheet.transform[2], sheet.transform[5])
     left, top = round(column), round(row)
     return _Span(left=left, top=top, right=left + sheet.width, bottom=top + sheet.height)
 

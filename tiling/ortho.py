@@ -197,10 +197,13 @@ class _Halves:
     def __init__(self, fine: Rgba) -> None:
         self._fine = fine
         self._opaque = bool(fine[3].min() == OPAQUE)
+        self._empty = not fine[3].any()
         self._made: dict[tuple[int, int], tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]] = {}
 
     def crop(self, column: int, row: int, size_px: int) -> tuple[npt.NDArray[np.uint8], float]:
         """Pixels (S, S, 3) of the crop starting at a fine pixel, and the share of them that shows imagery."""
+        if self._empty:
+            return np.zeros((size_px, size_px, 3), np.uint8), 0.0
         start = row % 2, column % 2
         if start not in self._made:
             self._made[start] = self._halve(*start)

@@ -213,7 +213,7 @@ def _gsd_m(path: Path, dataset: Any) -> float:
 
 
 def _to_wgs84(path: Path, dataset: Any, columns: Any, rows: Any) -> tuple[Any, Any]:
-    x, y = dataset.transform * (columns, rows)
+    x, y = dataset.transform @ (columns, rows)
     try:
         crs = pyproj.CRS.from_wkt(dataset.crs.to_wkt())
         radius_m = crs.ellipsoid.semi_major_metre if crs.ellipsoid else EARTH_RADIUS_LIMITS_M[0]

@@ -12,10 +12,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic, sleep
 
 from workers.errors import ClusterUnavailable
 
 OBJECT_STORE_BYTES = 256 * 1024**2  # only vectors pass: 256 patches × 256 d × 4 B = 256 KiB per block
+FREE_WAIT_S = 20.0
 MAX_CPU_ACTORS = 8  # each holds a copy of the model and its framework, about 0.6 GB
 
 
@@ -57,15 +59,32 @@ def plan_actors() -> ActorPlan:
     """One actor per GPU where there are GPUs, else one per core, up to MAX_CPU_ACTORS that share the cores.
 
     Small networks waste less on one thread each: 8.7 ms of CPU time per patch on one thread, 18.6 on two.
-    """
-    import ray  # noqa: PLC0415
 
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    cores, gpus = max(1, int(free.get("CPU", 1))), int(free.get("GPU", 0))
+    Raises:
+        ClusterUnavailable: no core is free.
+    """
+    free = _free_resources()
+    cores, gpus = int(free["CPU"]), int(free.get("GPU", 0))
     if gpus:
         return ActorPlan(actors=gpus, cores=max(1, cores // gpus), gpus=1)
     actors = min(cores, MAX_CPU_ACTORS)
     return ActorPlan(actors=actors, cores=cores // actors, gpus=0)
+
+
+def _free_resources() -> dict[str, float]:
+    """What is free now, or soon: actors of a job that just ended give their cores back with a delay."""
+    import ray  # noqa: PLC0415
+
+    deadline_s = monotonic() + FREE_WAIT_S
+    while True:
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        if free.get("CPU", 0.0) >= 1:
+            return free
+        if monotonic() > deadline_s:
+            raise ClusterUnavailable(
+                f"the Ray cluster has had no free core for {FREE_WAIT_S:.0f} s; stop other jobs or add a node"
+            )
+        sleep(0.2)
 
 
 @contextmanager

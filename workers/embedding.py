@@ -19,10 +19,12 @@ import pyarrow as pa
 from shapely.geometry.base import BaseGeometry
 
 from clnet_model.encoder import Encoder
-from tiling.errors import UnreadableSheet
+from clnet_model.errors import ModelError
+from tiling.errors import TilingError, UnreadableSheet
 from tiling.grid import Block, GridSpec, Tile
 from tiling.ortho import OnError, Ortho, PatchImage, cut
 from workers.cluster import ActorPlan
+from workers.errors import WorkerLost
 
 MAX_BLOCKS_PER_CALL = (
     8  # reading ahead pays from a few blocks on; a call is also the step of the progress bar
@@ -52,14 +54,16 @@ def embed_blocks(blocks: Iterable[Block], settings: EmbedSettings, plan: ActorPl
 
     Raises:
         tiling.errors.UnreadableSheet: a sheet fails to decode and `on_error` is "fail".
+        WorkerLost: an actor died and Ray could not replace it.
     """
     import ray.data  # noqa: PLC0415
+    from ray.exceptions import RayError  # noqa: PLC0415
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # one progress bar is enough: ours
-    rows = [_to_row(block) for block in blocks]
+    rows = [block_to_row(block) for block in blocks]
     per_call = min(MAX_BLOCKS_PER_CALL, -(-len(rows) // (CALLS_PER_ACTOR * plan.actors)))
     dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // per_call)).map_batches(
         BlockEmbedder,
@@ -70,7 +74,10 @@ def embed_blocks(blocks: Iterable[Block], settings: EmbedSettings, plan: ActorPl
         num_cpus=plan.cores,
         num_gpus=plan.gpus,
     )
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    except RayError as exc:
+        raise _translated(exc) from exc
 
 
 class BlockEmbedder:
@@ -86,7 +93,7 @@ class BlockEmbedder:
         self._lost: dict[str, BaseGeometry] = {}  # sheets given up on, by name
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        for images in one_ahead(self._cut, (_to_block(row) for row in batch.to_pylist())):
+        for images in one_ahead(self._cut, (row_to_block(row) for row in batch.to_pylist())):
             yield self._embed(images)
 
     def _cut(self, block: Block) -> list[PatchImage]:
@@ -139,6 +146,21 @@ def vectors_of(table: pa.Table) -> npt.NDArray[np.float32]:
     return np.asarray(flat, np.float32).reshape(len(table), -1)
 
 
+def _translated(exc: BaseException) -> BaseException:
+    """Our own error from under Ray's wrapping; a bug stays as Ray reports it, with the remote traceback."""
+    from ray.exceptions import RayTaskError  # noqa: PLC0415
+
+    inner: BaseException | None = exc
+    while inner is not None:
+        if isinstance(inner, (TilingError, ModelError)) and not isinstance(inner, RayTaskError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    if isinstance(exc, RayTaskError):
+        return exc
+    summary = str(exc).strip().splitlines()[0]
+    return WorkerLost(f"an embedding worker died ({summary}); free some memory and ingest again")
+
+
 def _to_table(
     images: list[PatchImage], reasons: list[str | None], vectors: npt.NDArray[np.float32]
 ) -> pa.Table:
@@ -157,7 +179,7 @@ def _to_table(
     )
 
 
-def _to_row(block: Block) -> dict[str, Any]:
+def block_to_row(block: Block) -> dict[str, Any]:
     x, y, zoom = block.tile
     return {
         "x": x,
@@ -169,6 +191,6 @@ def _to_row(block: Block) -> dict[str, Any]:
     }
 
 
-def _to_block(row: dict[str, Any]) -> Block:
+def row_to_block(row: dict[str, Any]) -> Block:
     grid = GridSpec(zoom=row["zoom"], side_m=row["side_m"])
     return Block(tile=Tile(row["x"], row["y"], row["z"]), grid=grid, members=row["members"])

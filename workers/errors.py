@@ -3,6 +3,7 @@
 WorkerError
 ├── NothingToIngest     the orthophoto yields no patch
 ├── IngestFailed        the gate refused the generation, or a worker broke
+├── WorkerLost          a worker process died and could not be replaced
 └── ClusterUnavailable  no Ray at the given address
 """
 
@@ -31,6 +32,10 @@ class IngestFailed(WorkerError):
             f"region {self.region}: generation {self.generation} was not promoted: {self.reason}; "
             "what was live stays live, ingest again once that is mended"
         )
+
+
+class WorkerLost(WorkerError):
+    """A worker process died, for want of memory or with its machine."""
 
 
 class ClusterUnavailable(WorkerError):

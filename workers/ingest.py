@@ -13,13 +13,12 @@ from pathlib import Path
 from time import monotonic
 
 import pyarrow as pa
-import pyproj
 from shapely.geometry.base import BaseGeometry
 
 from clnet_model.encoder import Encoder, load_encoder
 from spatial_index.records import GenerationSpec
 from spatial_index.store import Store
-from tiling.coverage import coverage_of
+from tiling.coverage import area_km2, coverage_of
 from tiling.grid import GridSpec
 from tiling.ortho import OnError, Ortho
 from workers.cluster import plan_actors, ray_cluster
@@ -88,8 +87,8 @@ def ingest(
         on_error: what a sheet that fails to decode stops: the job, or its own patches.
 
     Raises:
-        NothingToIngest, IngestFailed, ClusterUnavailable: nothing is promoted, what was live stays live.
-        TilingError, ModelError, SpatialIndexError: likewise.
+        WorkerError: nothing to index, the gate refused, a worker died or the cluster is not there.
+        TilingError, ModelError, SpatialIndexError: as named.
     """
     started_s = monotonic()
     encoder = load(checkpoint)
@@ -176,8 +175,3 @@ def live_now(job: IngestJob, tally: Tally, coverage: BaseGeometry, started_s: fl
         area_km2=area_km2(coverage),
         wall_s=monotonic() - started_s,
     )
-
-
-def area_km2(area: BaseGeometry) -> float:
-    """Area on the WGS84 ellipsoid."""
-    return abs(float(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(area)[0])) / 1e6
