@@ -29,6 +29,9 @@ class AugmentConfig:
     turns: bool = True
     mirror: bool = True
     shift_patches: bool = True
+    max_offset_m: float = (
+        6.6  # camera from patch centre, per axis: half the stride at zoom 21 on the 48th parallel
+    )
     heading_sigma_deg: float = 3.0
     limited_fov_share: float = 0.35
     photo_like_share: float = 0.5
@@ -101,7 +104,7 @@ class Augmenter:
             mirror=bool(self.config.mirror and self.rng.random() < 0.5),
         )
         canvases = self._canvases(city, rows.street, turn)
-        patches, shift_m = self._patches(city, rows.patches, turn)
+        patches, shift_m = self._patches(city, rows, turn)
         centres = city.patch_xy_m[rows.patches] + shift_m
         offset = city.street_xy_m[rows.street][:, None] - centres[None]
         distance = torch.from_numpy(np.hypot(offset[..., 0], offset[..., 1]).astype(np.float32))
@@ -119,17 +122,30 @@ class Augmenter:
         return _to_planes(np.stack(turned))
 
     def _patches(
-        self, city: GeoPairs, rows: NDArray[np.intp], turn: WorldTurn
+        self, city: GeoPairs, rows: BatchRows, turn: WorldTurn
     ) -> tuple[Tensor, NDArray[np.float64]]:
         """Crops moved inside the margin, and how far (P, 2) their centres moved east and north."""
         size, margin = city.patch_px, city.margin_px
-        reach = margin if self.config.shift_patches else 0
-        right, down = self.rng.integers(-reach, reach + 1, (2, len(rows)))
+        right, down = (
+            self._shifts(city, rows) if self.config.shift_patches else np.zeros((2, len(rows.patches)), int)
+        )
         crops = [
             turn.patch(city.patches[row, margin + dy : margin + dy + size, margin + dx : margin + dx + size])
-            for row, dx, dy in zip(rows, right, down, strict=True)
+            for row, dx, dy in zip(rows.patches, right, down, strict=True)
         ]
         return _to_planes(np.stack(crops)), np.stack([right, -down], axis=1) * city.gsd_m
+
+    def _shifts(self, city: GeoPairs, rows: BatchRows) -> NDArray[np.intp]:
+        """Pixels right and down (2, P): a camera's own patch moves to where a grid of the finest zoom could have
+        it, the others anywhere within the margin."""
+        reach = city.margin_px
+        shift = self.rng.integers(-reach, reach + 1, (2, len(rows.patches)))
+        away = city.street_xy_m[rows.street][:, None] - city.patch_xy_m[rows.patches][None]  # (Q, P, 2)
+        own = np.hypot(away[..., 0], away[..., 1]).argmin(axis=1)
+        wanted = self.rng.uniform(-self.config.max_offset_m, self.config.max_offset_m, (len(own), 2))
+        move = (away[np.arange(len(own)), own] - wanted) / city.gsd_m  # (Q, 2) east, north
+        shift[:, own] = np.rint(move * [1, -1]).T
+        return np.clip(shift, -reach, reach)
 
     def _appearance(self, images: Tensor) -> Tensor:
         """Colours, contrast, noise, blur and erasing of (B, 3 or 4, H, W); a fourth channel stays as it

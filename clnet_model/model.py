@@ -4,7 +4,8 @@ A reconstruction: the public text (arXiv 2512.14560) gives the purpose of NCM, N
 equations.
 With all three switched off this is the plain siamese baseline with average pooling (Sample4Geo, arXiv
 2303.11851).
-Every normalisation is per token or per image: a descriptor never depends on batch mates or on the other view.
+Once trained, a descriptor never depends on batch mates or on the other view: normalisation is per token, per
+image, or by the constants that a view's training left.
 """
 
 from __future__ import annotations
@@ -28,17 +29,19 @@ from clnet_model.modules import (
     ground_geometry,
 )
 from clnet_model.preprocess import CanvasSpec
+from clnet_model.trunk import ResidualTrunk, Side, ViewNorm
 
 MODULES = ("ncm", "nec", "gfr")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneConfig:
-    """A ConvNeXt trunk; tokens come from its last two stages."""
+    """The trunk; tokens come from its last two stages. `residual` is our own small one, `convnext` and
+    `convnextv2` are the library's, for large machines and pretrained weights."""
 
-    model_type: str = "convnext"
-    hidden_sizes: tuple[int, ...] = (40, 80, 160)
-    depths: tuple[int, ...] = (2, 2, 6)
+    model_type: str = "residual"
+    hidden_sizes: tuple[int, ...] = (40, 96, 192)
+    depths: tuple[int, ...] = (1, 2, 2)
     stem_px: int = 4
 
     @property
@@ -58,7 +61,7 @@ class CLNetConfig:
     canvas: CanvasSpec = field(default_factory=CanvasSpec)
     patch_px: int = 128
     side_m: float = 70.0
-    zoom: int = 20
+    zoom: int = 21
     camera_height_m: float = 2.5
     token_dim: int = 96
     latent_azimuths: int = 32
@@ -112,16 +115,18 @@ class Trunk(nn.Module):
     def __init__(self, config: BackboneConfig, token_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.backbone = AutoBackbone.from_config(_hf_config(config))  # type: ignore[no-untyped-call]
         fine_dim, coarse_dim = config.hidden_sizes[-2:]
-        _initialise(self.backbone)
+        self.backbone = _backbone(config)
         self.fine = nn.Linear(fine_dim, token_dim)
         self.coarse = nn.Linear(coarse_dim, token_dim)
         self.norm = nn.LayerNorm(token_dim)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, side: Side) -> Tensor:
         """Tokens (B, rows, columns, C) at the fine stride."""
-        fine, coarse = self.backbone(images).feature_maps
+        if isinstance(self.backbone, ResidualTrunk):
+            fine, coarse = self.backbone(images, side)
+        else:
+            fine, coarse = self.backbone(images).feature_maps
         coarse = self.coarse(coarse.permute(0, 2, 3, 1))
         coarse = coarse.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
         tokens: Tensor = self.norm(self.fine(fine.permute(0, 2, 3, 1)) + coarse)
@@ -167,6 +172,7 @@ class CLNet(nn.Module):
             nn.LayerNorm(config.token_dim * columns),
             nn.Linear(config.token_dim * columns, config.azimuth_channels if config.use_ncm else config.dim),
         )
+        self.neck = ViewNorm(config.azimuth_channels if config.use_ncm else config.dim, flat=True)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # of the loss; kept for resuming
 
     def embed_ground(self, canvases: Tensor) -> Tensor:
@@ -184,15 +190,15 @@ class CLNet(nn.Module):
         wrap = self.config.backbone.coarse_stride_px
         images = functional.pad(images, (wrap, wrap, 0, 0), mode="circular")  # a panorama has no left edge
         edge = wrap // self.config.backbone.fine_stride_px
-        tokens = self.trunk(images)[:, :, edge:-edge].flatten(1, 2)  # (B, N, C)
+        tokens = self.trunk(images, Side.GROUND)[:, :, edge:-edge].flatten(1, 2)  # (B, N, C)
         seen = functional.avg_pool2d(mask, self.config.backbone.fine_stride_px).flatten(1)  # (B, N)
-        return self._finish(*self.ground(tokens, seen))
+        return self._finish(Side.GROUND, *self.ground(tokens, seen))
 
     def view_aerial(self, patches: Tensor) -> View:
         """Everything about aerial patches (B, 3, S, S)."""
         rgb = patches.float()
-        tokens = self.trunk(standardise(rgb, torch.ones_like(rgb[:, :1]))).flatten(1, 2)
-        return self._finish(*self.aerial(tokens, None))
+        tokens = self.trunk(standardise(rgb, torch.ones_like(rgb[:, :1])), Side.AERIAL).flatten(1, 2)
+        return self._finish(Side.AERIAL, *self.aerial(tokens, None))
 
     def correspondence(self, canvases: Tensor, patches: Tensor) -> Tensor:
         """How much ground token i and aerial token j of each pair share latent cells: (B, N_ground,
@@ -207,15 +213,15 @@ class CLNet(nn.Module):
         observed = ground.attention * ground.observed[..., None]
         return torch.einsum("barn,barm->bnm", observed, aerial.attention)
 
-    def _finish(self, features: Tensor, observed: Tensor, alignment: Alignment | None) -> View:
+    def _finish(self, side: Side, features: Tensor, observed: Tensor, alignment: Alignment | None) -> View:
         if alignment is None:
             weights = observed / observed.sum(dim=1, keepdim=True).clamp(min=1e-6)
             flat = self.project(torch.einsum("bl,blc->bc", weights.to(features.dtype), features))
+            flat = self.neck(flat, side)
         else:
             batch, azimuths, ranges = alignment.observed.shape
-            columns = self.project(
-                features.reshape(batch, azimuths, ranges * features.shape[-1])
-            )  # (B, A, c)
+            columns = self.project(features.reshape(batch * azimuths, ranges * features.shape[-1]))
+            columns = self.neck(columns, side).unflatten(0, (batch, azimuths))  # (B, A, c)
             seen = ((alignment.observed.mean(dim=2) - 0.15) / 0.35).clamp(
                 0, 1
             )  # unseen directions say nothing
@@ -261,6 +267,14 @@ def standardise(rgb: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([centred / (spread + 8.0), mask], dim=1)
 
 
+def _backbone(config: BackboneConfig) -> nn.Module:
+    if config.model_type == "residual":
+        return ResidualTrunk(channels=4, widths=config.hidden_sizes, depths=config.depths)
+    library = AutoBackbone.from_config(_hf_config(config))  # type: ignore[no-untyped-call]
+    _initialise(library)
+    return library  # type: ignore[no-any-return]
+
+
 def _hf_config(config: BackboneConfig) -> Any:
     shared: dict[str, Any] = {
         "num_channels": 4,
@@ -277,7 +291,9 @@ def _hf_config(config: BackboneConfig) -> Any:
         case "convnextv2":
             return ConvNextV2Config(**shared)
         case _:
-            raise BadConfig(f"backbone type {config.model_type!r} is not known: use convnext or convnextv2")
+            raise BadConfig(
+                f"backbone type {config.model_type!r} is not known: use residual, convnext or convnextv2"
+            )
 
 
 def _initialise(trunk: nn.Module) -> None:
