@@ -46,7 +46,7 @@ class TrainConfig:
     ramp_share: float = 0.3
     clip_norm: float = 2.0
     ema_decay: float = 0.998
-    mine_at: tuple[float, ...] = (0.4, 0.7)
+    mine_at: tuple[float, ...] = (0.5,)
     mined_per_query: int = 8
     validate_every_share: float = 0.2
     validation_queries: int = 400
