@@ -43,9 +43,16 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, model: CLNet, *, calibration: Calibration | None = None, provenance: Mapping[str, Any]
 ) -> str:
-    """Write the folder and return the digest. Weights are stored as float16: half the size, same ranking."""
+    """Write the folder and return the digest.
+
+    Learned weights are stored as float16 (half the size, same ranking), running statistics as they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
+    learned = {name for name, _ in model.named_parameters()}
+    weights = {
+        name: (value.detach().half() if name in learned else value.detach()).contiguous()
+        for name, value in model.state_dict().items()
+    }
     save_file(weights, folder / "weights.safetensors")
     _write_config(folder, model.config, calibration or Calibration())
     _write_json(folder / "provenance.json", provenance)
@@ -74,7 +81,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         model = CLNet(model_config_from(about["model"]))
         calibration = _calibration_from(about["calibration"])
         weights = load_file(folder / "weights.safetensors")
-        model.load_state_dict({name: value.float() for name, value in weights.items()})
+        model.load_state_dict(weights)  # copies into float32 parameters
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, ModelError) as error:
         summary = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadCheckpoint(

@@ -66,7 +66,8 @@ def heading_nce(ground: Tensor, aerial: Tensor, log_scale: Tensor, *, azimuths: 
     product. It is what
     gets training off its first plateau.
     """
-    turns = torch.stack([ground.unflatten(1, (azimuths, -1)).roll(k, dims=1) for k in range(azimuths)], dim=1)
+    columns = ground.reshape(len(ground), azimuths, -1)
+    turns = torch.stack([columns.roll(k, dims=1) for k in range(azimuths)], dim=1)  # (Q, A, A, c)
     logits = log_scale.clamp(max=MAX_LOG_SCALE).exp() * torch.einsum("qkd,qd->qk", turns.flatten(2), aerial)
     column = torch.arange(azimuths)
     away = torch.minimum(column, azimuths - column).to(logits)

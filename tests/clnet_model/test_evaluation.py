@@ -1,0 +1,127 @@
+"""Metrics that cannot be fooled, and the calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clnet_model.calibration import Calibration, fit_temperature, fit_threshold
+from clnet_model.data import GeoPairs, nearest_rows
+from clnet_model.encoder import Encoder, Vectors
+from clnet_model.evaluate import (
+    NORTH_KNOWN,
+    PHOTO_90,
+    UNKNOWN_HEADING,
+    QuerySet,
+    calibrate,
+    evaluate,
+    interpolated_position,
+    rank_of_true,
+)
+from clnet_model.preprocess import CanvasSpec, Pixels
+
+
+@dataclass
+class MapEncoder:
+    """Reads a place's number from its pixels: 'perfect' knows all places, 'collapsed' none."""
+
+    city: GeoPairs
+    collapsed: bool = False
+    digest: str = "map"
+    dim: int = 64
+    canvas: CanvasSpec = field(default_factory=lambda: CanvasSpec(height_px=32, width_px=128))
+    patch_px: int = 64
+    side_m: float = 70.0
+    zoom: int = 20
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def embed_ground(self, canvases: Pixels) -> Vectors:
+        return self._at(self.city.street_xy_m, canvases.reshape(len(canvases), -1), self.city.canvases)
+
+    def embed_aerial(self, patches: Pixels) -> Vectors:
+        return self._at(self.city.patch_xy_m, patches.reshape(len(patches), -1), self.city.centre_patches())
+
+    def _at(self, xy: NDArray[np.float64], images: NDArray[np.uint8], known: Pixels) -> Vectors:
+        names = {image.tobytes(): place for image, place in zip(known, xy, strict=True)}
+        places = [names.get(image.tobytes(), np.array([-500.0, -500.0])) for image in images]
+        if self.collapsed:
+            return np.full((len(images), self.dim), self.dim**-0.5, np.float32)
+        waves = np.random.default_rng(0).normal(0, 1 / 25, (self.dim // 2, 2))
+        phase = np.stack(places) @ waves.T
+        return (np.concatenate([np.cos(phase), np.sin(phase)], axis=1) / (self.dim / 2) ** 0.5).astype(
+            np.float32
+        )
+
+
+@pytest.fixture(scope="module")
+def city(toy_city: Callable[..., GeoPairs]) -> GeoPairs:
+    spec = CanvasSpec(height_px=32, width_px=128)
+    return toy_city(seed=2, size_m=400, streets=50, patch_px=64, canvas=spec)
+
+
+def test_ties_count_against_the_model() -> None:
+    similarity = np.array([[1.0, 1.0, 0.5], [0.2, 0.9, 0.1]], np.float32)
+    assert rank_of_true(similarity, np.array([0, 1])).tolist() == [2, 1]
+
+
+def test_collapsed_model_scores_nothing(city: GeoPairs) -> None:
+    metrics = evaluate(MapEncoder(city, collapsed=True), city)
+    assert metrics.recall_at_10 == 0
+
+
+def test_perfect_model_scores_all(city: GeoPairs) -> None:
+    metrics = evaluate(MapEncoder(city), city)
+    assert metrics.recall_at_1 > 0.8
+    assert metrics.recall_at_5 == metrics.recall_25m == 1
+    assert metrics.median_error_m < 8
+    assert (metrics.queries, metrics.patches) == (50, len(city.patches))
+
+
+def test_encoder_protocol_is_met(city: GeoPairs) -> None:
+    encoder: Encoder = MapEncoder(city)
+    assert encoder.dim == 64
+
+
+@pytest.mark.parametrize("queries", [UNKNOWN_HEADING, PHOTO_90], ids=lambda q: q.name)
+def test_harder_questions_are_asked_with_other_pixels(city: GeoPairs, queries: QuerySet) -> None:
+    """An encoder that knows only north-aligned full views by heart finds nothing."""
+    assert evaluate(MapEncoder(city), city, queries).recall_25m < 0.2
+
+
+def test_position_between_two_equal_patches_is_their_middle() -> None:
+    xy = np.array([[0.0, 0.0], [20.0, 0.0], [200.0, 0.0]])
+    found = interpolated_position(np.array([[0.8, 0.8, 0.1]], np.float32), xy, temperature=0.05)
+    np.testing.assert_allclose(found, [[10.0, 0.0]])
+
+
+def test_temperature_is_recovered() -> None:
+    rng = np.random.default_rng(0)
+    similarity = rng.uniform(-1, 1, (3000, 50)).astype(np.float32)
+    gumbel = rng.gumbel(size=similarity.shape)
+    drawn = (similarity / 0.1 + gumbel).argmax(axis=1)
+    assert fit_temperature(similarity, drawn) == pytest.approx(0.1, rel=0.08)
+
+
+def test_threshold_separates() -> None:
+    inside = np.array([0.7, 0.8, 0.9, 0.85], np.float32)
+    outside = np.array([0.2, 0.3, 0.4, 0.1], np.float32)
+    assert 0.4 < fit_threshold(inside, outside) <= 0.7
+
+
+def test_calibration_has_both_views_and_picks_the_nearest(city: GeoPairs) -> None:
+    fitted = calibrate(MapEncoder(city), city)
+    assert fitted.fitted
+    assert [view.hfov_deg for view in fitted.views] == [90.0, 360.0]
+    assert fitted.at(70).hfov_deg == 90
+    assert fitted.temperature == fitted.at(360).temperature
+    assert fitted.min_similarity <= fitted.views[-1].inside_similarity_p50
+
+
+def test_true_patch_is_the_nearest_centre(city: GeoPairs) -> None:
+    rows, metres = nearest_rows(city.street_xy_m, city.patch_xy_m, count=1)
+    assert metres.max() <= 24 / 2 * 2**0.5 + 1e-6
+    assert evaluate(MapEncoder(city), city, NORTH_KNOWN).queries == len(rows)

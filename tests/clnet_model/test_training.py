@@ -1,0 +1,169 @@
+"""The loop: it learns, stops on budget, resumes, and leaves a checkpoint with its history."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from clnet_model.augment import AugmentConfig
+from clnet_model.checkpoint import load_checkpoint
+from clnet_model.data import GeoPairs
+from clnet_model.errors import BadCheckpoint, BadConfig, BadPairs
+from clnet_model.losses import heading_nce
+from clnet_model.model import CLNetConfig
+from clnet_model.preprocess import CanvasSpec
+from clnet_model.sampling import NeighbourhoodSampler, SamplerConfig
+from clnet_model.schedule import BudgetConfig, learning_rate
+from clnet_model.train import (
+    Tick,
+    TrainConfig,
+    draw_batch,
+    fit,
+    mine_hard_patches,
+    resume,
+    start,
+    train_step,
+    write_resumable,
+)
+
+SMALL = CanvasSpec(height_px=32, width_px=128)
+
+
+@pytest.fixture(scope="module")
+def city(toy_city: Callable[..., GeoPairs]) -> GeoPairs:
+    return toy_city(seed=3, size_m=200, streets=48, patch_px=64, margin_px=8, canvas=SMALL)
+
+
+@pytest.fixture
+def config(tiny: Callable[..., CLNetConfig]) -> TrainConfig:
+    return TrainConfig(
+        model=tiny(),
+        sampler=SamplerConfig(queries=12, neighbourhoods=3),
+        budget=BudgetConfig(max_steps=4),
+        threads=1,
+        precision="fp32",
+    )
+
+
+def test_a_run_leaves_a_loadable_checkpoint_with_its_history(
+    city: GeoPairs, config: TrainConfig, tmp_path: Path
+) -> None:
+    ticks: list[Tick] = []
+    report = fit(
+        [city],
+        config,
+        out=tmp_path,
+        progress=ticks.append,
+        validation=city,
+        provenance={"command": "clnet train x"},
+    )
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint.digest == report.digest
+    assert checkpoint.provenance["command"] == "clnet train x"
+    assert checkpoint.provenance["config"]["seed"] == 0
+    assert report.validation is not None
+    assert [tick.step for tick in ticks] == [1, 2, 3, 4]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert sum("validation" in line for line in lines) >= 1
+    assert not (tmp_path / "resume.pt").exists()
+
+
+def test_it_memorises_one_batch(city: GeoPairs, config: TrainConfig) -> None:
+    config = replace(config, augment=AugmentConfig.off(), peak_learning_rate=3e-3)
+    state = start(config)
+    for group in state.optimizer.param_groups:
+        group["lr"] = 3e-3
+    sampler = NeighbourhoodSampler([city], config.sampler, seed=0)
+    batch = draw_batch([city], sampler, config, 0, 0.0)
+    ticks = [train_step(state, batch, config, share=0, spent_s=0) for _ in range(40)]
+    assert ticks[-1].batch_recall_at_1 >= 0.8
+    assert ticks[-1].loss < 0.8 * ticks[0].loss
+
+
+def test_same_seed_same_weights(city: GeoPairs, config: TrainConfig, tmp_path: Path) -> None:
+    first, second = (fit([city], config, out=tmp_path / name) for name in ("a", "b"))
+    assert first.digest == second.digest
+
+
+def test_resumed_run_equals_the_undisturbed_one(city: GeoPairs, config: TrainConfig, tmp_path: Path) -> None:
+    undisturbed = fit([city], config, out=tmp_path / "whole")
+    state, sampler = start(config), NeighbourhoodSampler([city], config.sampler, seed=config.seed)
+
+    class Killed(Exception):
+        pass
+
+    def stop_after_two(tick: Tick) -> None:
+        if tick.step == 3:
+            raise Killed
+
+    out = tmp_path / "killed"
+    with pytest.raises(Killed):
+        fit([city], replace(config, checkpoint_every_minutes=0.0), out=out, progress=stop_after_two)
+    resume(state, sampler, replace(config, checkpoint_every_minutes=0.0), out)
+    assert state.step == 2
+    write_resumable(state, sampler, config, out, spent_s=1.0)
+    assert fit([city], config, out=out).digest == undisturbed.digest
+
+
+def test_resuming_with_other_settings_is_refused(city: GeoPairs, config: TrainConfig, tmp_path: Path) -> None:
+    state, sampler = start(config), NeighbourhoodSampler([city], config.sampler, seed=0)
+    write_resumable(state, sampler, config, tmp_path, spent_s=0.0)
+    with pytest.raises(BadCheckpoint, match="other settings"):
+        fit([city], replace(config, seed=1), out=tmp_path)
+
+
+def test_wall_clock_budget_ends_the_run(city: GeoPairs, config: TrainConfig, tmp_path: Path) -> None:
+    report = fit([city], replace(config, budget=BudgetConfig(max_minutes=0.02)), out=tmp_path)
+    assert report.steps >= 1
+    assert report.spent_s < 30
+
+
+def test_thread_setting_is_given_back(city: GeoPairs, config: TrainConfig, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    config = replace(config, threads=before + 1, budget=BudgetConfig(max_steps=1))
+    fit([city], config, out=tmp_path)
+    assert torch.get_num_threads() == before
+
+
+def test_mining_finds_patches_elsewhere(city: GeoPairs, config: TrainConfig) -> None:
+    sampler = NeighbourhoodSampler([city], config.sampler, seed=0)
+    mine_hard_patches(start(config), [city], sampler, config)
+    hard = sampler.state()["hard"][0].numpy()
+    away = city.patch_xy_m[hard] - city.street_xy_m[:, None]
+    assert (away**2).sum(axis=-1).min() ** 0.5 > 12
+
+
+def test_both_or_no_budget_is_refused() -> None:
+    with pytest.raises(BadConfig):
+        BudgetConfig()
+    with pytest.raises(BadConfig):
+        BudgetConfig(max_steps=1, max_minutes=1.0)
+
+
+def test_no_city_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(BadPairs, match="no city"):
+        fit([], config, out=tmp_path)
+
+
+def test_cities_of_another_size_are_refused(city: GeoPairs, config: TrainConfig, tmp_path: Path) -> None:
+    other = replace(config, model=replace(config.model, patch_px=80))
+    with pytest.raises(BadPairs, match="rebuild the pairs"):
+        fit([city], other, out=tmp_path)
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    rates = [learning_rate(share, peak=1.0, warmup_share=0.1) for share in (0.0, 0.05, 0.1, 0.5, 1.0)]
+    assert rates[0] < rates[1] < rates[2] == pytest.approx(1.0)
+    assert rates[2] > rates[3] > rates[4] == pytest.approx(0.02)
+
+
+def test_heading_loss_is_lowest_at_the_true_north() -> None:
+    aerial = torch.nn.functional.normalize(torch.randn(5, 16 * 4), dim=1)
+    right = heading_nce(aerial, aerial, torch.tensor(3.0), azimuths=16)
+    turned = aerial.unflatten(1, (16, 4)).roll(4, dims=1).flatten(1)
+    assert right < heading_nce(turned, aerial, torch.tensor(3.0), azimuths=16)
