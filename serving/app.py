@@ -151,17 +151,27 @@ def check_parts(options: ServiceOptions) -> tuple[str, tuple[RegionInfo, ...]]:
 
 
 def start_ray(address: str | None) -> bool:
-    """Connect to Ray, starting it on this machine if need be; True when it must be stopped afterwards."""
+    """Connect to Ray, starting it on this machine if need be; True when it must be stopped afterwards.
+
+    Raises:
+        NotReady: Ray did not start (its own parts wait 15 to 30 s for each other, too short on a very busy
+            machine) or the address does not answer.
+    """
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local: dict[str, Any] = {"include_dashboard": False}
-    ray.init(
-        address=address or "local",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        **({} if address else local),
-    )
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if address else local),
+        )
+    except Exception as error:  # what Ray raises when its node does not come up is a bare Exception
+        raise NotReady(
+            f"Ray: {last_line(str(error))} Is the address right, or the machine too busy?"
+        ) from error
     return True
 
 
