@@ -55,8 +55,8 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def plan_actors() -> ActorPlan:
-    """One actor per GPU where there are GPUs, else one per core, up to MAX_CPU_ACTORS that share the cores.
+def plan_actors(*, limit: int) -> ActorPlan:
+    """One actor per GPU where there are GPUs, else one per core up to MAX_CPU_ACTORS; at most `limit`.
 
     Small networks waste less on one thread each: 8.7 ms of CPU time per patch on one thread, 18.6 on two.
 
@@ -66,8 +66,9 @@ def plan_actors() -> ActorPlan:
     free = _free_resources()
     cores, gpus = int(free["CPU"]), int(free.get("GPU", 0))
     if gpus:
+        gpus = min(gpus, limit)
         return ActorPlan(actors=gpus, cores=max(1, cores // gpus), gpus=1)
-    actors = min(cores, MAX_CPU_ACTORS)
+    actors = min(cores, MAX_CPU_ACTORS, limit)
     return ActorPlan(actors=actors, cores=cores // actors, gpus=0)
 
 
@@ -105,7 +106,23 @@ def _connect(address: str | None) -> None:
     import ray  # noqa: PLC0415
 
     if address is None:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ lines cut through the progress bar
+        _start_local()
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as exc:
+        raise ClusterUnavailable(
+            f"no Ray cluster answers at {address!r} ({exc}); start one with `ray start --head`, or unset "
+            "CLNET_RAY_ADDRESS to run on this machine"
+        ) from exc
+
+
+def _start_local() -> None:
+    import ray  # noqa: PLC0415
+
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # 30 is short on a busy machine
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ lines cut through the progress bar
+    try:
         with _stderr_closed():  # and the very setting announces itself
             ray.init(
                 address="local",
@@ -116,11 +133,8 @@ def _connect(address: str | None) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        return
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as exc:
+    except Exception as exc:  # a start that times out raises a bare Exception
+        summary = str(exc).strip().splitlines()[0]
         raise ClusterUnavailable(
-            f"no Ray cluster answers at {address!r} ({exc}); start one with `ray start --head`, or unset "
-            "CLNET_RAY_ADDRESS to run on this machine"
+            f"Ray does not start on this machine ({summary}); stop what keeps it busy and try again"
         ) from exc

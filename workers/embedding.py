@@ -1,35 +1,30 @@
-"""Blocks of ground in, tables of vectors out: what runs inside the Ray actors.
+"""Blocks of ground in, tables of vectors out: what runs inside a worker.
 
-Pixels live and die inside an actor. The table has one row per planned patch, so that nothing can get lost
-between planning and writing: an indexed patch has a vector, a skipped one has a reason.
+Knows nothing of Ray. Pixels live and die in here. The table has one row per planned patch, so that nothing can
+get lost between planning and writing: an indexed patch has a vector, a skipped one has a reason.
 """
 
 from __future__ import annotations
 
-import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from shapely.geometry.base import BaseGeometry
 
-from clnet_model.encoder import Encoder
-from clnet_model.errors import ModelError
-from tiling.errors import TilingError, UnreadableSheet
+from tiling.errors import UnreadableSheet
 from tiling.grid import Block, GridSpec, Tile
 from tiling.ortho import OnError, Ortho, PatchImage, cut
-from workers.cluster import ActorPlan
-from workers.errors import WorkerLost
 
-MAX_BLOCKS_PER_CALL = (
-    8  # reading ahead pays from a few blocks on; a call is also the step of the progress bar
-)
-CALLS_PER_ACTOR = 12  # at least, so that actors finish together
+if TYPE_CHECKING:  # torch takes seconds to import
+    from clnet_model.encoder import Encoder
+
 NO_IMAGERY = "no imagery"
 TOO_MUCH_NODATA = "too much nodata"
 
@@ -39,58 +34,40 @@ U = TypeVar("U")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbedSettings:
-    """All that an actor needs to turn blocks into vectors."""
+    """All that a worker needs to turn blocks into vectors."""
 
     ortho: Ortho
     load: Callable[[Path | None], Encoder]
     checkpoint: Path | None
     min_valid_fraction: float
     on_error: OnError
-    threads: int
 
 
-def embed_blocks(blocks: Iterable[Block], settings: EmbedSettings, plan: ActorPlan) -> Iterator[pa.Table]:
-    """Read, cut and embed blocks on Ray; one row per patch, in no particular order.
+def embed_here(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[pa.Table]:
+    """Read, cut and embed blocks in this process, in order: for trials and tests.
 
     Raises:
         tiling.errors.UnreadableSheet: a sheet fails to decode and `on_error` is "fail".
-        WorkerLost: an actor died and Ray could not replace it.
     """
-    import ray.data  # noqa: PLC0415
-    from ray.exceptions import RayError  # noqa: PLC0415
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # one progress bar is enough: ours
     rows = [block_to_row(block) for block in blocks]
-    per_call = min(MAX_BLOCKS_PER_CALL, -(-len(rows) // (CALLS_PER_ACTOR * plan.actors)))
-    dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // per_call)).map_batches(
-        BlockEmbedder,
-        fn_constructor_kwargs={"settings": settings},
-        batch_size=None,  # what from_items put together
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=plan.actors),
-        num_cpus=plan.cores,
-        num_gpus=plan.gpus,
-    )
-    try:
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-    except RayError as exc:
-        raise _translated(exc) from exc
+    yield from BlockEmbedder(settings)(pa.Table.from_pylist(rows))
 
 
 class BlockEmbedder:
-    """Ray actor: reads the next block while the encoder works on this one."""
+    """A worker: reads the next block while the encoder works on this one.
 
-    def __init__(self, settings: EmbedSettings) -> None:
-        import torch  # noqa: PLC0415  only actors and estimates compute
+    Args:
+        threads: for the encoder; None leaves the framework's own choice.
+    """
 
-        torch.set_num_threads(settings.threads)
+    def __init__(self, settings: EmbedSettings, threads: int | None = None) -> None:
         self._settings = settings
         self._encoder = settings.load(settings.checkpoint)
         self._ortho = settings.ortho
         self._lost: dict[str, BaseGeometry] = {}  # sheets given up on, by name
+        torch = sys.modules.get("torch")  # an encoder may do without
+        if torch and threads:
+            torch.set_num_threads(threads)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         for images in one_ahead(self._cut, (row_to_block(row) for row in batch.to_pylist())):
@@ -101,12 +78,13 @@ class BlockEmbedder:
         try:
             return list(cut(self._ortho, block, size_px=self._encoder.patch_px))
         except UnreadableSheet as error:
-            if self._settings.on_error == "fail":
-                raise
-            bad = next(sheet for sheet in self._ortho.sheets if sheet.path == error.path)
-            self._lost[bad.name] = bad.footprint
-            self._ortho = self._ortho.without(error.path)
-            return self._cut(block)
+            failure = error.args
+        if self._settings.on_error == "fail":
+            raise UnreadableSheet(*failure)  # afresh: rasterio's errors behind it do not survive pickling
+        bad = next(sheet for sheet in self._ortho.sheets if sheet.path == failure[0])
+        self._lost[bad.name] = bad.footprint
+        self._ortho = self._ortho.without(bad.path)
+        return self._cut(block)
 
     def _embed(self, images: list[PatchImage]) -> pa.Table:
         reasons = [self._reason_to_skip(image) for image in images]
@@ -144,21 +122,6 @@ def vectors_of(table: pa.Table) -> npt.NDArray[np.float32]:
     column = table.column("vector").combine_chunks()
     flat = column.flatten().to_numpy(zero_copy_only=False)
     return np.asarray(flat, np.float32).reshape(len(table), -1)
-
-
-def _translated(exc: BaseException) -> BaseException:
-    """Our own error from under Ray's wrapping; a bug stays as Ray reports it, with the remote traceback."""
-    from ray.exceptions import RayTaskError  # noqa: PLC0415
-
-    inner: BaseException | None = exc
-    while inner is not None:
-        if isinstance(inner, (TilingError, ModelError)) and not isinstance(inner, RayTaskError):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    if isinstance(exc, RayTaskError):
-        return exc
-    summary = str(exc).strip().splitlines()[0]
-    return WorkerLost(f"an embedding worker died ({summary}); free some memory and ingest again")
 
 
 def _to_table(

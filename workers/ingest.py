@@ -19,12 +19,14 @@ from clnet_model.encoder import Encoder, load_encoder
 from spatial_index.records import GenerationSpec
 from spatial_index.store import Store
 from tiling.coverage import area_km2, coverage_of
-from tiling.grid import GridSpec
+from tiling.grid import Block, GridSpec
 from tiling.ortho import OnError, Ortho
-from workers.cluster import plan_actors, ray_cluster
-from workers.embedding import EmbedSettings, embed_blocks
+from workers.embedding import EmbedSettings
 from workers.gate import check_canaries, check_counts
 from workers.job import CANARIES, MIN_VALID_FRACTION, IngestJob, Tally, plan_job, to_records
+from workers.pipeline import embed_on_ray
+
+Embed = Callable[[Iterable[Block], EmbedSettings], Iterator[pa.Table]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +76,7 @@ def ingest(
     grid: GridSpec | None = None,
     min_valid_fraction: float = MIN_VALID_FRACTION,
     on_error: OnError = "fail",
-    ray_address: str | None = None,
+    embed: Embed = embed_on_ray,
     load: Callable[[Path | None], Encoder] = load_encoder,
     progress: Callable[[IngestProgress], None] = lambda _: None,
 ) -> IngestReport:
@@ -85,6 +87,7 @@ def ingest(
     Args:
         grid: where patches lie; None takes what the model was trained with.
         on_error: what a sheet that fails to decode stops: the job, or its own patches.
+        embed: where the work runs; `partial(embed_on_ray, address=…)` names a cluster.
 
     Raises:
         WorkerError: nothing to index, the gate refused, a worker died or the cluster is not there.
@@ -95,18 +98,15 @@ def ingest(
     job = plan_job(region, ortho, encoder, grid, min_valid_fraction)
     if is_live(store, job.spec):
         return live_report(store, job, started_s)
-    with ray_cluster(ray_address), half_built(store, job.spec):
-        actors = plan_actors()
-        settings = EmbedSettings(
-            ortho=ortho,
-            load=load,
-            checkpoint=checkpoint,
-            min_valid_fraction=min_valid_fraction,
-            on_error=on_error,
-            threads=actors.cores,
-        )
-        tables = embed_blocks(job.blocks, settings, actors)
-        tally = write_all(store, job, tables, progress)
+    settings = EmbedSettings(
+        ortho=ortho,
+        load=load,
+        checkpoint=checkpoint,
+        min_valid_fraction=min_valid_fraction,
+        on_error=on_error,
+    )
+    with half_built(store, job.spec):
+        tally = write_all(store, job, embed(job.blocks, settings), progress)
         coverage = coverage_of(tally.quadkeys)
         check_counts(store, job, tally)
         check_canaries(store, job, tally)
@@ -132,7 +132,7 @@ def half_built(store: Store, spec: GenerationSpec) -> Iterator[None]:
 
 
 def write_all(
-    store: Store, job: IngestJob, tables: Iterable[pa.Table], progress: Callable[[IngestProgress], None]
+    store: Store, job: IngestJob, tables: Iterator[pa.Table], progress: Callable[[IngestProgress], None]
 ) -> Tally:
     """Write what arrives and account for every row."""
     tally = Tally(canary_stride=max(1, job.planned // CANARIES))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
+from ray import cloudpickle
 
 from clnet_model.calibration import Calibration
 from clnet_model.preprocess import CanvasSpec
@@ -58,8 +59,6 @@ class CollapsedEncoder(ThumbnailEncoder):
 @pytest.fixture(scope="session", autouse=True)
 def _fakes_travel_to_workers() -> Iterator[None]:
     """Ray workers cannot import this file by name, so its classes travel with their code."""
-    from ray import cloudpickle
-
     module = sys.modules[ThumbnailEncoder.__module__]
     cloudpickle.register_pickle_by_value(module)
     yield

@@ -1,8 +1,9 @@
-"""The whole job on Ray with the embedded store: what ends up live, and what never does."""
+"""The whole job with the embedded store: what ends up live, and what never does."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from spatial_index.store import SearchRequest, Store, open_store
 from tiling.errors import UnreadableSheet
 from tiling.grid import GridSpec, patches_over, plan_blocks
 from tiling.ortho import Ortho, cut, open_ortho
+from workers.embedding import embed_here
 from workers.errors import IngestFailed, NothingToIngest
-from workers.ingest import IngestProgress, ingest
+from workers.ingest import IngestProgress
+from workers.ingest import ingest as ingest_with
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+ingest = partial(ingest_with, embed=embed_here)  # the same road without starting actors
 
 
 @pytest.fixture
@@ -117,7 +120,7 @@ def test_with_skip_the_readable_sheets_go_live(
 
 
 def test_imagery_that_is_all_nodata_is_refused(write_sheet: Any, store: Store, load_thumbnail: Any) -> None:
-    with pytest.raises(NothingToIngest, match="all .* patches were skipped"):
+    with pytest.raises(NothingToIngest, match=r"all .* patches were skipped"):
         ingest("town", open_ortho([write_sheet(empty_share=1.0)]), store=store, load=load_thumbnail)
     assert store.generations("town") == []
 

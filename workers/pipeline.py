@@ -1,0 +1,77 @@
+"""The embedding pipeline on Ray Data: blocks out to actors, tables of vectors back.
+
+Knows Ray; what an actor does with a block is `workers.embedding`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
+from clnet_model.errors import ModelError
+from tiling.errors import TilingError
+from tiling.grid import Block
+from workers.cluster import plan_actors, ray_cluster
+from workers.embedding import BlockEmbedder, EmbedSettings, block_to_row
+from workers.errors import WorkerLost
+
+MAX_BLOCKS_PER_CALL = (
+    8  # reading ahead pays from a few blocks on; a call is also one step of the progress bar
+)
+CALLS_PER_ACTOR = 12  # at least, so that actors finish together
+
+
+def embed_on_ray(
+    blocks: Iterable[Block], settings: EmbedSettings, *, address: str | None = None
+) -> Iterator[pa.Table]:
+    """Read, cut and embed blocks in Ray actors; tables in no particular order, one row per patch.
+
+    Args:
+        address: see `ray_cluster`.
+
+    Raises:
+        tiling.errors.UnreadableSheet: a sheet fails to decode and `on_error` is "fail".
+        ClusterUnavailable: no Ray, or no free core.
+        WorkerLost: an actor died and Ray could not replace it.
+    """
+    with ray_cluster(address):
+        import ray.data  # noqa: PLC0415  after ray_cluster has set the environment
+        from ray.exceptions import RayError  # noqa: PLC0415
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors arrive as exceptions
+        rows = [block_to_row(block) for block in blocks]
+        plan = plan_actors(limit=len(rows))
+        per_call = min(MAX_BLOCKS_PER_CALL, -(-len(rows) // (CALLS_PER_ACTOR * plan.actors)))
+        dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // per_call)).map_batches(
+            BlockEmbedder,
+            fn_constructor_kwargs={"settings": settings, "threads": plan.cores},
+            batch_size=None,  # what from_items put together
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=plan.actors),
+            num_cpus=plan.cores,
+            num_gpus=plan.gpus,
+        )
+        try:
+            yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+        except RayError as exc:
+            raise _translated(exc) from exc
+
+
+def _translated(exc: BaseException) -> BaseException:
+    """Our own error from under Ray's wrapping; a bug stays as Ray reports it, with the remote traceback."""
+    from ray.exceptions import RayTaskError  # noqa: PLC0415
+
+    inner: BaseException | None = exc
+    while inner is not None:
+        if isinstance(inner, (TilingError, ModelError)) and not isinstance(inner, RayTaskError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    if isinstance(exc, RayTaskError):
+        return exc
+    summary = str(exc).strip().splitlines()[0]
+    return WorkerLost(f"an embedding worker died ({summary}); free some memory and ingest again")
