@@ -33,9 +33,9 @@ class Disc:
     def boxes(self) -> tuple[Polygon, ...]:
         """Rectangles that hold the disc.
 
-        The engine's own lookup of a circle loses points at the borders of its geo cells (qdrant-edge 0.9: in 26
-        of 6,000 circles of 1 to 20,000 km among 40,000 points). So the lookup goes by these boxes, and the circle
-        is only checked point by point, which is exact.
+        The engine's own lookup of a circle loses points at the borders of its geo cells (qdrant-edge 0.9: in
+        26 of 6,000 circles of 1 to 20,000 km among 40,000 points). So the lookup goes by these boxes, and the
+        circle is only checked point by point, which is exact.
         """
         boxes = boxes_around(self.centre, min(self.radius_m / ENGINE_SPHERE_M, math.pi))
         return _with_outline(MultiPolygon(boxes))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import shapely
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from mercantile import LngLat
 from shapely.geometry import Polygon, box
@@ -68,6 +68,7 @@ def test_circles_agree_with_geodesics(gallery: Gallery, index, bearing, away_m, 
     lng, lat, _ = WGS84.fwd(gallery.lngs[index], gallery.lats[index], bearing, away_m)
     prior = CirclePrior(centre=LngLat(lng, lat), radius_m=10**log_radius)
     metres = distances_m(prior.centre, gallery.lngs, gallery.lats)
+    assume(np.abs(metres - prior.radius_m).min() > 1e-6)  # neither in nor out, to a micrometre
     expected = set(gallery.keys[metres <= prior.radius_m])
     assert gallery.select(prior) == (expected, len(expected))
 
