@@ -16,11 +16,19 @@ DEFAULT_STORE = Path("store")
 
 StoreOption = Annotated[
     Path,
-    typer.Option("--store", help="Folder of the embedded store; ignored when CLNET_QDRANT_URL is set.", show_default=True),
+    typer.Option(
+        "--store",
+        help="Folder of the embedded store; ignored when CLNET_QDRANT_URL is set.",
+        show_default=True,
+    ),
 ]
 CheckpointOption = Annotated[
     Path | None,
-    typer.Option("--checkpoint", help="Folder of a CLNet checkpoint; the shipped one when left out.", show_default=False),
+    typer.Option(
+        "--checkpoint",
+        help="Folder of a CLNet checkpoint; the shipped one when left out.",
+        show_default=False,
+    ),
 ]
 
 

@@ -47,14 +47,30 @@ def simulate(
 
         if ortho:
             dataset = simulate_from_ortho(
-                out, ortho=ortho, dsm=dsm, seed=seed, panoramas=panoramas, photos=photos, difficulty=difficulty,
-                gps_sigma_m=gps_sigma_m, photo_hfov_deg=photo_hfov_deg, progress=report,
-            )  # fmt: skip
+                out,
+                ortho=ortho,
+                dsm=dsm,
+                seed=seed,
+                panoramas=panoramas,
+                photos=photos,
+                difficulty=difficulty,
+                gps_sigma_m=gps_sigma_m,
+                photo_hfov_deg=photo_hfov_deg,
+                progress=report,
+            )
         else:
             dataset = simulate_city(
-                out, seed=seed, style=style, size_m=size_m, panoramas=panoramas, photos=photos, difficulty=difficulty,
-                gps_sigma_m=gps_sigma_m, photo_hfov_deg=photo_hfov_deg, progress=report,
-            )  # fmt: skip
+                out,
+                style=style,
+                size_m=size_m,
+                seed=seed,
+                panoramas=panoramas,
+                photos=photos,
+                difficulty=difficulty,
+                gps_sigma_m=gps_sigma_m,
+                photo_hfov_deg=photo_hfov_deg,
+                progress=report,
+            )
     typer.echo(
         f"{dataset.images} street images over {dataset.area_km2:.2f} km² ({dataset.crs}) in {dataset.root}"
     )

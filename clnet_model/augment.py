@@ -136,7 +136,8 @@ class Augmenter:
         return _to_planes(np.stack(crops)), np.stack([right, -down], axis=1) * city.gsd_m
 
     def _shifts(self, city: GeoPairs, rows: BatchRows) -> NDArray[np.intp]:
-        """Pixels right and down (2, P): a camera's own patch moves to where a grid of the finest zoom could have
+        """Pixels right and down (2, P): a camera's own patch moves to where a grid of the finest zoom could
+        have
         it, the others anywhere within the margin."""
         reach = city.margin_px
         shift = self.rng.integers(-reach, reach + 1, (2, len(rows.patches)))

@@ -100,7 +100,7 @@ def decode_image(data: bytes, *, limits: ImageLimits | None = None) -> Pixels:
         raise BadImage(f"image is too large to decode: {error}; shrink it before sending") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise BadImage(
-            f"{len(data):,} bytes are not a readable image ({error}); send {', '.join(FORMATS)}"
+            f"{len(data):,} bytes are not a readable image; send an undamaged {', '.join(FORMATS)}"
         ) from error
     return _to_rgb(ImageOps.exif_transpose(image))
 

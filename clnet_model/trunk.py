@@ -1,10 +1,10 @@
 """The default trunk: a small residual network whose normalisation statistics belong to the view.
 
 From scratch and on little compute it learns in a third of the time of a ConvNeXt of the same size: batch
-normalisation takes the common mean out of the features, which otherwise keeps a contrastive loss on a plateau for
-hundreds of steps, and 3 × 3 convolutions run at full speed on a CPU. Street and aerial images have statistics of their
-own (domain-specific batch normalisation, Chang et al., CVPR 2019). In evaluation the statistics are constants, so an
-embedding depends on its own image alone.
+normalisation takes the common mean out of the features, which otherwise keeps a contrastive loss on a plateau
+for hundreds of steps, and 3 × 3 convolutions run at full speed on a CPU. Street and aerial images have
+statistics of their own (domain-specific batch normalisation, Chang et al., CVPR 2019). In evaluation the
+statistics are constants, so an embedding depends on its own image alone.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from simulation.lots import oriented
 from simulation.street import Pose
 from simulation.world import CROWN_UNIT_M, BuildingTable, World
 
-MAX_CELLS = 60_000_000
+MAX_CELLS = 120_000_000  # about 3 GB of rasters
 WORLD_GSD_M = 0.4
 _FACADES = np.array(
     [(214, 204, 184), (190, 170, 150), (168, 166, 160), (206, 196, 170), (150, 120, 100)], np.uint8

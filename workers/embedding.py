@@ -1,7 +1,7 @@
 """Blocks of ground in, tables of vectors out: what runs inside a worker.
 
-Knows nothing of Ray. Pixels live and die in here. The table has one row per planned patch, so that nothing can
-get lost between planning and writing: an indexed patch has a vector, a skipped one has a reason.
+Knows nothing of Ray. Pixels live and die in here. The table has one row per planned patch, so that nothing
+can get lost between planning and writing: an indexed patch has a vector, a skipped one has a reason.
 """
 
 from __future__ import annotations
