@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=24)
     parser.add_argument("--val", type=int, default=2)
     parser.add_argument("--size-m", type=float, default=900.0)
-    parser.add_argument("--panoramas", type=int, default=1200)
-    parser.add_argument("--photos", type=int, default=150)
+    parser.add_argument("--panoramas", type=int, default=1000)
+    parser.add_argument("--photos", type=int, default=120)
     args = parser.parse_args()
     os.environ["NUMBA_NUM_THREADS"] = "1"
     jobs = [
