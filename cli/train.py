@@ -39,13 +39,16 @@ def train(
     pretrained: Annotated[
         str | None, typer.Option("--pretrained", help="ConvNeXt on the Hugging Face hub to start from.")
     ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option("--start-from", help="Checkpoint to go on from, e.g. for your own city.")
+    ] = None,
 ) -> None:
     """Train CLNet on cities, choose and calibrate it on others."""
     model = _model(ablate, pretrained)
     cities, validation = _open_cities(data, val or [], model)
     config = _config(
         model, cities, minutes=minutes, epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed,
-        threads=threads, pretrained=pretrained,
+        threads=threads, pretrained=pretrained, start_from=start_from,
     )  # fmt: skip
     report = _fit(cities, validation, config, out=out, sources=[*data, *(val or [])])
     if validation is not None:
@@ -94,6 +97,7 @@ def _config(
     seed: int,
     threads: int | None,
     pretrained: str | None,
+    start_from: Path | None,
 ) -> TrainConfig:
     """The defaults of the dataclasses with the options that were given."""
     from clnet_model.sampling import SamplerConfig
@@ -108,6 +112,7 @@ def _config(
         seed=seed,
         threads=threads,
         pretrained=pretrained,
+        start_from=None if start_from is None else str(start_from),
         **given,
     )
 

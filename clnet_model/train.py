@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from clnet_model.augment import AugmentConfig, Augmenter, Batch
-from clnet_model.checkpoint import git_commit, save_checkpoint, software_versions
+from clnet_model.checkpoint import git_commit, load_checkpoint, save_checkpoint, software_versions
 from clnet_model.data import GeoPairs, nearest_rows
 from clnet_model.encoder import TorchEncoder
 from clnet_model.errors import BadCheckpoint, BadConfig, BadPairs
@@ -55,6 +55,7 @@ class TrainConfig:
     threads: int | None = None
     precision: str = "auto"
     pretrained: str | None = None
+    start_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,6 +183,8 @@ def start(config: TrainConfig) -> TrainState:
         model = CLNet(config.model)
     if config.pretrained is not None:
         load_pretrained_trunk(model, config.pretrained)
+    if config.start_from is not None:
+        _start_from(model, Path(config.start_from))
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -192,6 +195,18 @@ def start(config: TrainConfig) -> TrainState:
     return TrainState(
         model=model.train(), average=AveragedWeights(model, decay=config.ema_decay), optimizer=optimizer
     )
+
+
+def _start_from(model: CLNet, folder: Path) -> None:
+    """Begin with the weights of a checkpoint of the same shape.
+
+    Raises:
+        BadCheckpoint: unreadable, or of another shape.
+    """
+    earlier = load_checkpoint(folder).model
+    if earlier.config != model.config:
+        raise BadCheckpoint(f"{folder} has other network settings than this run; leave out --start-from")
+    model.load_state_dict(earlier.state_dict())
 
 
 def draw_batch(

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from clnet_model.augment import AugmentConfig
-from clnet_model.checkpoint import load_checkpoint
+from clnet_model.checkpoint import load_checkpoint, save_checkpoint
 from clnet_model.data import GeoPairs
 from clnet_model.errors import BadCheckpoint, BadConfig, BadPairs
 from clnet_model.losses import heading_nce
-from clnet_model.model import CLNetConfig
+from clnet_model.model import CLNet, CLNetConfig
 from clnet_model.preprocess import CanvasSpec
 from clnet_model.sampling import NeighbourhoodSampler, SamplerConfig
 from clnet_model.schedule import BudgetConfig, learning_rate
@@ -167,3 +167,16 @@ def test_heading_loss_is_lowest_at_the_true_north() -> None:
     right = heading_nce(aerial, aerial, torch.tensor(3.0), azimuths=16)
     turned = aerial.unflatten(1, (16, 4)).roll(4, dims=1).flatten(1)
     assert right < heading_nce(turned, aerial, torch.tensor(3.0), azimuths=16)
+
+
+def test_a_run_goes_on_from_an_earlier_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, CLNet(config.model), provenance={})
+    state = start(replace(config, start_from=str(tmp_path)))
+    earlier = load_checkpoint(tmp_path).model.state_dict()
+    assert all(torch.equal(value, earlier[name]) for name, value in state.model.state_dict().items())
+
+
+def test_a_checkpoint_of_another_shape_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, CLNet(config.model.without("gfr")), provenance={})
+    with pytest.raises(BadCheckpoint, match="other network settings"):
+        start(replace(config, start_from=str(tmp_path)))
