@@ -19,7 +19,7 @@ from spatial_index.store import SearchRequest, Store
 
 PER_PLACE = 150
 PLACES = [(7.98, 46.31), (180.0, -17.5), (25.0, 84.9), (-60.0, -84.9), (0.0, 0.0), (103.8, 1.3)]
-EXAMPLES = 120
+EXAMPLES = 60
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mercantile import LngLat
 from shapely.geometry import MultiPolygon, Point, Polygon, box
@@ -156,6 +156,7 @@ def test_a_soft_polygon_falls_off_outside():
     assert log_weight(area, LngLat(lng, lat)) == pytest.approx(-2.0, rel=0.01)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     lng=st.floats(-180, 180), lat=st.floats(-80, 80), margin_m=st.floats(1, 50_000), bearing=st.floats(0, 360)
 )  # fmt: skip
@@ -166,6 +167,7 @@ def test_a_soft_polygon_is_searched_at_least_three_falloffs_wide(lng, lat, margi
     assert prior.search_polygon.buffer(1e-9).intersects(Point(there_lng, there_lat))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     lng=st.floats(-180, 180), lat=st.floats(-90, 90), bearing=st.floats(0, 360), metres=st.floats(1, 1.99e7)
 )  # fmt: skip
