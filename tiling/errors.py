@@ -35,10 +35,14 @@ class SheetError(TilingError):
     """One sheet cannot be used; the message names the file, the problem and the remedy."""
 
     def __init__(self, path: Path, problem: str, remedy: str) -> None:
-        super().__init__(path, problem, remedy)  # all arguments, so that the error survives pickling
+        super().__init__(path, problem, remedy)
         self.path = path
         self.problem = problem
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type[SheetError], tuple[Path, str, str]]:
+        """Survive the way back from a worker, whatever Ray Data appends to `args` there."""
+        return type(self), (self.path, self.problem, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}; {self.remedy}"

@@ -78,10 +78,10 @@ class BlockEmbedder:
         try:
             return list(cut(self._ortho, block, size_px=self._encoder.patch_px))
         except UnreadableSheet as error:
-            failure = error.args
-        if self._settings.on_error == "fail":
-            raise UnreadableSheet(*failure)  # afresh: rasterio's errors behind it do not survive pickling
-        bad = next(sheet for sheet in self._ortho.sheets if sheet.path == failure[0])
+            if self._settings.on_error == "fail":
+                raise
+            path = error.path
+        bad = next(sheet for sheet in self._ortho.sheets if sheet.path == path)
         self._lost[bad.name] = bad.footprint
         self._ortho = self._ortho.without(bad.path)
         return self._cut(block)
