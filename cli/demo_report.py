@@ -168,10 +168,14 @@ def to_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int) -> bytes:
 def result_table(settings: tuple[SettingResult, ...]) -> Table:
     """The figures for the terminal, within 80 columns."""
     table = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, caption="shares in %", caption_justify="left"
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+        caption="recall in %; 25 m: placed within",
+        caption_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for name in ("images", "R@1", "R@5", "R@10", "in 25m", "median", "r68", "r95", "p50 ms", "p95 ms"):
+    for name in ("n", "R@1", "R@5", "R@10", "25 m", "median", "p50 ms", "p95 ms"):
         table.add_column(name, justify="right", no_wrap=True)
     for setting in settings:
         s = setting.summary
@@ -181,7 +185,6 @@ def result_table(settings: tuple[SettingResult, ...]) -> Table:
             str(s.queries),
             *(f"{share * 100:.1f}" for share in found),
             metres(s.median_error_m),
-            *(f"{share * 100:.0f}" for share in (s.r68_coverage, s.r95_coverage)),
             *(f"{value:.0f}" for value in (s.latency_p50_ms, s.latency_p95_ms)),
         )
     return table
