@@ -19,8 +19,8 @@ from simulation.cameras import GpsTag, Shot, drive_time, expose, jpeg_with_gps, 
 from simulation.city import build_city
 from simulation.errors import BadSimulation
 from simulation.manifest import Row, read_manifest, write_manifest
-from simulation.rasters import write_dsm, write_sheets
-from simulation.real import cameras_over, world_from_ortho
+from simulation.rasters import link_sheets, write_dsm, write_sheets
+from simulation.real import cameras_over, sheet_files, world_from_ortho
 from simulation.styles import Season, style_named
 from simulation.world import World
 
@@ -140,7 +140,7 @@ def simulate_from_ortho(
 ) -> Dataset:
     """Street images rendered from a real orthophoto and surface model; without one the ground is flat.
 
-    The orthophoto is used where it lies: only images and manifest are written.
+    The orthophoto stays where it is: `ortho/` holds links to its sheets, as training expects them there.
 
     Raises:
         SimulationError: unreadable, unprojected or mismatched rasters, or a count or level outside its
@@ -157,6 +157,7 @@ def simulate_from_ortho(
     report("reading the orthophoto", 0.0)
     world, valid = world_from_ortho(ortho, dsm)
     rng = np.random.default_rng([seed, 3])
+    link_sheets(out / "ortho", sheet_files(ortho))
     shots = cameras_over(world, valid, panoramas=panoramas, photos=photos, hfov_deg=photo_hfov_deg, rng=rng)
     drive = Drive(world=world, survey=survey, season=Season.SUMMER, seed=seed, style="real")
     drive.photograph(out, shots, report)

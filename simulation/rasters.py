@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
+from simulation.errors import BadSurface
 from simulation.world import CROWN_UNIT_M, World
 
 
@@ -59,3 +61,21 @@ def write_dsm(path: Path, world: World) -> None:
         tiled=True,
     ) as dsm:
         dsm.write(coarse, 1)
+
+
+def link_sheets(folder: Path, files: Sequence[Path]) -> None:
+    """A folder of links to sheets that lie elsewhere; links of an earlier run are replaced, files never.
+
+    Raises:
+        BadSurface: another file of that name is in the way.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        link = folder / file.name
+        if link.is_symlink():
+            link.unlink()
+        elif link.exists():
+            if link.samefile(file):
+                continue
+            raise BadSurface(f"{link} is in the way; choose another --out folder")
+        link.symlink_to(file.resolve())

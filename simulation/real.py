@@ -37,11 +37,7 @@ def world_from_ortho(ortho: Sequence[Path], dsm: Path | None) -> tuple[World, ND
         BadSurface: no sheets, no or geographic CRS, too large an area, or a surface model that does not
         overlap.
     """
-    files = [f for p in ortho for f in (sorted(p.glob("*.tif*")) if p.is_dir() else [p])]
-    if not files:
-        raise BadSurface(
-            f"no GeoTIFF under {', '.join(map(str, ortho)) or 'nothing'}; name files or a folder of them"
-        )
+    files = sheet_files(ortho)
     albedo, valid, crs, west, north = _mosaic(files)
     rows, columns = valid.shape
     surface = (
@@ -72,6 +68,19 @@ def world_from_ortho(ortho: Sequence[Path], dsm: Path | None) -> tuple[World, ND
         buildings=table,
         albedo=albedo,
     ), valid
+
+
+def sheet_files(ortho: Sequence[Path]) -> list[Path]:
+    """The GeoTIFF files among and inside the paths.
+
+    Raises:
+        BadSurface: there is none.
+    """
+    files = [f for p in ortho for f in (sorted(p.glob("*.tif*")) if p.is_dir() else [p])]
+    if not files:
+        named = ", ".join(map(str, ortho)) or "nothing"
+        raise BadSurface(f"no GeoTIFF under {named}; name files or a folder of them")
+    return files
 
 
 def cameras_over(

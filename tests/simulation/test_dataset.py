@@ -92,6 +92,7 @@ def test_a_real_orthophoto_becomes_street_images(dataset: Dataset, tmp_path: Pat
     )
     assert real.images == 4
     assert set(read_manifest(tmp_path)["style"]) == {"real"}
+    assert len(list(real.ortho_dir.glob("*.tif"))) == len(list(dataset.ortho_dir.glob("*.tif")))
 
 
 @pytest.mark.parametrize(
@@ -122,3 +123,12 @@ def test_a_folder_without_sheets_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadSimulation, match="clnet simulate"):
         read_manifest(tmp_path)
+
+
+def test_sheets_that_lie_in_the_dataset_folder_survive(dataset: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "ortho"
+    folder.mkdir()
+    for sheet in dataset.ortho_dir.glob("*.tif"):
+        (folder / sheet.name).write_bytes(sheet.read_bytes())
+    simulate_from_ortho(tmp_path, ortho=[folder], dsm=None, seed=1, panoramas=1)
+    assert all(not sheet.is_symlink() and sheet.stat().st_size for sheet in folder.glob("*.tif"))
