@@ -171,11 +171,11 @@ def result_table(settings: tuple[SettingResult, ...]) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
         pad_edge=False,
-        caption="recall in %; 25 m: placed within",
+        caption="recall in %; 25 m: placed within; p50, p95: latency in ms",
         caption_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for name in ("n", "R@1", "R@5", "R@10", "25 m", "median", "p50 ms", "p95 ms"):
+    for name in ("n", "R@1", "R@5", "R@10", "25 m", "median", "p50", "p95"):
         table.add_column(name, justify="right", no_wrap=True)
     for setting in settings:
         s = setting.summary
