@@ -18,7 +18,7 @@ from tiling.ortho import Ortho, cut, read_window
 from workers.job import MIN_VALID_FRACTION, plan_job
 
 START_S = 15.0  # Ray and the framework in the actors, measured on 2 cores
-BYTES_PER_POINT = 2_300  # payload, indexes and log beside the vector in the embedded store; 27,723 points measured
+BYTES_PER_POINT = 2_300  # payload, indexes and log beside the vector; measured on 27,723 points
 TRIAL_PATCHES = 32
 MASK_PX = 1024
 
