@@ -9,7 +9,6 @@ agree.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 import torch
@@ -231,12 +230,6 @@ class Augmenter:
 
     def _chance(self, share: float, *shape: int) -> Tensor:
         return self._uniform(*shape) < share
-
-
-@cache
-def _noise_field() -> Tensor:
-    """Drawn once and read from random offsets: fresh normal noise per batch would cost ten times its use."""
-    return torch.randn(1 << 20, generator=torch.Generator().manual_seed(7))
 
 
 def _to_planes(images: Pixels) -> Tensor:

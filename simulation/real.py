@@ -16,7 +16,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import reproject
 from shapely.geometry import shape
 
-from simulation.cameras import Kind, Shot, stands_free
+from simulation.cameras import EDGE_M, Kind, Shot, stands_free
 from simulation.errors import BadSurface
 from simulation.features import Material
 from simulation.lots import oriented
@@ -120,7 +120,7 @@ def cameras_over(
             height_m=float(rng.uniform(1.8, 2.6)),
             azimuth_deg=float(rng.uniform(0, 360)),
         )
-        if stands_free(world, pose) and _covered(valid, row, column, int(45.0 / world.gsd_m)):
+        if stands_free(world, pose) and _covered(valid, row, column, int(EDGE_M / world.gsd_m)):
             shots.append(
                 Shot(
                     kind=kind, pose=pose, hfov_deg=360.0 if kind is Kind.PANORAMA else hfov_deg, pitch_deg=0.0
