@@ -59,12 +59,14 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Images in 0..255 as the network takes them, and the distance of every camera from every patch
-    centre."""
+    """Images in 0..255 as the network takes them, and where they are: `world` numbers the city and its turn,
+    so positions of two batches compare only within one world."""
 
     canvases: Tensor  # (Q, 4, H, W) float32
     patches: Tensor  # (P, 3, S, S) float32
-    distance_m: Tensor  # (Q, P) float32
+    street_xy_m: Tensor  # (Q, 2) float64
+    patch_xy_m: Tensor  # (P, 2) float64
+    world: int
     true_patch: Tensor  # (Q,) int64
 
 
@@ -105,13 +107,15 @@ class Augmenter:
         canvases = self._canvases(city, rows.street, turn)
         patches, shift_m = self._patches(city, rows, turn)
         centres = city.patch_xy_m[rows.patches] + shift_m
-        offset = city.street_xy_m[rows.street][:, None] - centres[None]
-        distance = torch.from_numpy(np.hypot(offset[..., 0], offset[..., 1]).astype(np.float32))
+        street_xy_m = torch.from_numpy(city.street_xy_m[rows.street])
+        patch_xy_m = torch.from_numpy(centres)
         return Batch(
             canvases=self._limit_view(self._appearance(canvases)),
             patches=self._appearance(patches),
-            distance_m=distance,
-            true_patch=distance.argmin(dim=1),
+            street_xy_m=street_xy_m,
+            patch_xy_m=patch_xy_m,
+            world=rows.city * 8 + turn.quarters * 2 + turn.mirror,
+            true_patch=torch.cdist(street_xy_m, patch_xy_m).argmin(dim=1),
         )
 
     def _canvases(self, city: GeoPairs, street: NDArray[np.intp], turn: WorldTurn) -> Tensor:

@@ -27,6 +27,7 @@ from clnet_model.modules import (
     GuidedRecalibration,
     aerial_geometry,
     ground_geometry,
+    polar_geometry,
 )
 from clnet_model.preprocess import CanvasSpec
 from clnet_model.trunk import ResidualTrunk, Side, ViewNorm
@@ -67,6 +68,7 @@ class CLNetConfig:
     latent_azimuths: int = 32
     latent_ranges: int = 4
     azimuth_channels: int = 12
+    polar: bool = True  # unroll patches around their centre before the trunk; False: the trunk sees a plan
     use_ncm: bool = True
     use_nec: bool = True
     use_gfr: bool = True
@@ -172,6 +174,10 @@ class CLNet(nn.Module):
             nn.LayerNorm(config.token_dim * columns),
             nn.Linear(config.token_dim * columns, config.azimuth_channels if config.use_ncm else config.dim),
         )
+        if config.polar:
+            grid = polar_grid(config.canvas.height_px, config.canvas.width_px)
+            self.polar_grid: Tensor
+            self.register_buffer("polar_grid", grid, persistent=False)
         self.neck = ViewNorm(config.azimuth_channels if config.use_ncm else config.dim, flat=True)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # of the loss; kept for resuming
 
@@ -186,19 +192,28 @@ class CLNet(nn.Module):
     def view_ground(self, canvases: Tensor) -> View:
         """Everything about street canvases (B, 4, H, W)."""
         mask = canvases[:, 3:].float() / 255.0
-        images = standardise(canvases[:, :3].float(), mask)
-        wrap = self.config.backbone.coarse_stride_px
-        images = functional.pad(images, (wrap, wrap, 0, 0), mode="circular")  # a panorama has no left edge
-        edge = wrap // self.config.backbone.fine_stride_px
-        tokens = self.trunk(images, Side.GROUND)[:, :, edge:-edge].flatten(1, 2)  # (B, N, C)
+        tokens = self._tokens_around(standardise(canvases[:, :3].float(), mask), Side.GROUND)
         seen = functional.avg_pool2d(mask, self.config.backbone.fine_stride_px).flatten(1)  # (B, N)
         return self._finish(Side.GROUND, *self.ground(tokens, seen))
 
     def view_aerial(self, patches: Tensor) -> View:
         """Everything about aerial patches (B, 3, S, S)."""
         rgb = patches.float()
-        tokens = self.trunk(standardise(rgb, torch.ones_like(rgb[:, :1])), Side.AERIAL).flatten(1, 2)
+        if not self.config.polar:
+            plan = standardise(rgb, torch.ones_like(rgb[:, :1]))
+            return self._finish(Side.AERIAL, *self.aerial(self.trunk(plan, Side.AERIAL).flatten(1, 2), None))
+        grid = self.polar_grid.to(rgb.dtype).expand(len(rgb), -1, -1, -1)
+        rgb = functional.grid_sample(rgb, grid, align_corners=False, padding_mode="border")
+        tokens = self._tokens_around(standardise(rgb, torch.ones_like(rgb[:, :1])), Side.AERIAL)
         return self._finish(Side.AERIAL, *self.aerial(tokens, None))
+
+    def _tokens_around(self, images: Tensor, side: Side) -> Tensor:
+        """Tokens (B, N, C) of images (B, 4, H, W) whose columns go once around the camera: no left edge."""
+        wrap = self.config.backbone.coarse_stride_px
+        edge = wrap // self.config.backbone.fine_stride_px
+        images = functional.pad(images, (wrap, wrap, 0, 0), mode="circular")
+        tokens: Tensor = self.trunk(images, side)[:, :, edge:-edge].flatten(1, 2)
+        return tokens
 
     def correspondence(self, canvases: Tensor, patches: Tensor) -> Tensor:
         """How much ground token i and aerial token j of each pair share latent cells: (B, N_ground,
@@ -245,8 +260,12 @@ class CLNet(nn.Module):
         return self._field(geometry) if c.use_ncm else None
 
     def _aerial_field(self) -> CorrespondenceField | None:
-        tokens = self.config.patch_px // self.config.backbone.fine_stride_px
-        return self._field(aerial_geometry(tokens, tokens)) if self.config.use_ncm else None
+        c, stride = self.config, self.config.backbone.fine_stride_px
+        if c.polar:
+            geometry = polar_geometry(c.canvas.height_px // stride, c.canvas.width_px // stride)
+        else:
+            geometry = aerial_geometry(c.patch_px // stride, c.patch_px // stride)
+        return self._field(geometry) if c.use_ncm else None
 
     def _field(self, geometry: Any) -> CorrespondenceField:
         c = self.config
@@ -265,6 +284,19 @@ def standardise(rgb: Tensor, mask: Tensor) -> Tensor:
     centred = (rgb - mean) * mask
     spread = (centred.square().sum(dim=(1, 2, 3), keepdim=True) / (3 * count)).sqrt()
     return torch.cat([centred / (spread + 8.0), mask], dim=1)
+
+
+def polar_grid(rows: int, columns: int) -> Tensor:
+    """Where a patch is sampled (1, rows, columns, 2), as `grid_sample` wants it, to see it from its centre.
+
+    Columns are azimuths like a canvas's, so the centre column is north; rows go from the patch's edge (top)
+    to its centre in equal steps. (The polar transform of SAFA, Shi et al., NeurIPS 2019.)
+    """
+    azimuth = (torch.arange(columns) + 0.5) * 2 * math.pi / columns - math.pi
+    share = 1 - (torch.arange(rows) + 0.5) / rows
+    east = share[:, None] * azimuth.sin()
+    south = -share[:, None] * azimuth.cos()
+    return torch.stack([east, south], dim=-1)[None]
 
 
 def _backbone(config: BackboneConfig) -> nn.Module:

@@ -63,6 +63,17 @@ def aerial_geometry(rows: int, columns: int) -> TokenGeometry:
     )
 
 
+def polar_geometry(rows: int, columns: int) -> TokenGeometry:
+    """A patch unrolled around its centre: azimuth from the column, range from the row, the edge on top."""
+    azimuth = (torch.arange(columns) + 0.5) * 2 * math.pi / columns - math.pi
+    share = 1 - (torch.arange(rows) + 0.5) / rows
+    return TokenGeometry(
+        azimuth_rad=azimuth.repeat(rows),
+        range_share=share.repeat_interleave(columns),
+        range_known=torch.ones(rows * columns),
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alignment:
     """A view on the latent grid: values (B, A, R, C), attention (B, A, R, N), observed share of each

@@ -94,6 +94,14 @@ class NeighbourhoodSampler:
         street = self._neighbourhoods(city, hardness)
         return BatchRows(city=city, street=street, patches=self._patches(city, street))
 
+    def scattered(self, seed: int) -> BatchRows:
+        """A batch from all over one city, outside the order of `draw`."""
+        dice = np.random.default_rng(seed)
+        city = int(dice.choice(len(self.sizes), p=self.sizes / self.sizes.sum()))
+        count = min(self.config.queries, int(self.sizes[city]))
+        street = dice.choice(self.sizes[city], count, replace=False)
+        return BatchRows(city=city, street=street, patches=np.unique(self._patch_near[city][street, 0]))
+
     def _neighbourhoods(self, city: int, hardness: float) -> Rows:
         """Some seeds among the unseen, each with its nearest unseen neighbours."""
         unseen = self._unseen[city]

@@ -19,12 +19,13 @@ from torch import nn
 from clnet_model.augment import AugmentConfig, Augmenter, Batch
 from clnet_model.checkpoint import git_commit, load_checkpoint, save_checkpoint, software_versions
 from clnet_model.data import GeoPairs, nearest_rows
-from clnet_model.encoder import TorchEncoder
+from clnet_model.encoder import Encoder, TorchEncoder
 from clnet_model.errors import BadCheckpoint, BadConfig, BadPairs
 from clnet_model.evaluate import NORTH_KNOWN, Metrics, evaluate
 from clnet_model.losses import MAX_LOG_SCALE, LossConfig, heading_nce, position_aware_nce, remap_agreement
+from clnet_model.memory import Memory, Placed
 from clnet_model.model import CLNet, CLNetConfig, load_pretrained_trunk
-from clnet_model.sampling import NeighbourhoodSampler, SamplerConfig
+from clnet_model.sampling import BatchRows, NeighbourhoodSampler, SamplerConfig
 from clnet_model.schedule import AveragedWeights, BudgetConfig, Clock, learning_rate
 
 RESUME_FILE = "resume.pt"
@@ -46,7 +47,10 @@ class TrainConfig:
     ramp_share: float = 0.3
     clip_norm: float = 2.0
     ema_decay: float = 0.998
-    mine_at: tuple[float, ...] = (0.5,)
+    memory_steps: int = 32
+    memory_from_share: float = 0.1
+    statistics_batches: int = 24
+    mine_at: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85)
     mined_per_query: int = 8
     validate_every_share: float = 0.2
     validation_queries: int = 400
@@ -91,6 +95,7 @@ class TrainState:
     model: CLNet
     average: AveragedWeights
     optimizer: torch.optim.AdamW
+    memory: Memory
     step: int = 0
     queries: int = 0
     mined: int = 0
@@ -131,11 +136,14 @@ def fit(
             if progress is not None:
                 progress(tick)
             if mining_due(state, share, config):
-                mine_hard_patches(state, pairs, sampler, config)
+                encoder = averaged_encoder(state, pairs, sampler, config)
+                mine_hard_patches(state, encoder, pairs, sampler, config)
             if validation_due(state, share, config):
-                saver.keep_best(state, validate(state, validation, config, log))
+                encoder = averaged_encoder(state, pairs, sampler, config)
+                saver.keep_best(state, encoder, validate(state, encoder, validation, config, log))
             saver.keep_resumable(state, sampler, clock)
-        saver.keep_best(state, validate(state, validation, config, log))
+        encoder = averaged_encoder(state, pairs, sampler, config)
+        saver.keep_best(state, encoder, validate(state, encoder, validation, config, log))
         return saver.finish(state, clock)
 
 
@@ -144,9 +152,11 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, *, share: f
     with torch.autocast("cpu", torch.bfloat16, enabled=wants_bfloat16(config.precision)):
         ground = state.model.view_ground(batch.canvases)
         aerial = state.model.view_aerial(batch.patches)
-    loss = position_aware_nce(
-        ground.descriptor, aerial.descriptor, batch.distance_m, state.model.log_scale, config.loss
-    )
+    placed = placed_in(batch, ground.descriptor, aerial.descriptor)
+    remembered = state.memory if share >= config.memory_from_share else None
+    loss = position_aware_nce(*placed, state.model.log_scale, config.loss, memory=remembered)
+    if remembered is not None:
+        remembered.add(*placed)
     if config.model.use_ncm and config.loss.heading_weight > 0:
         true = aerial.descriptor[batch.true_patch]
         azimuths = config.model.latent_azimuths
@@ -176,6 +186,15 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, *, share: f
     )
 
 
+def placed_in(batch: Batch, ground: torch.Tensor, aerial: torch.Tensor) -> tuple[Placed, Placed]:
+    """A step's descriptors with their places."""
+    street_world, patch_world = (torch.full((len(found),), batch.world) for found in (ground, aerial))
+    return (
+        Placed(vectors=ground, world=street_world, xy_m=batch.street_xy_m),
+        Placed(vectors=aerial, world=patch_world, xy_m=batch.patch_xy_m),
+    )
+
+
 def start(config: TrainConfig) -> TrainState:
     """A fresh network, its average and its optimiser, reproducible from the seed."""
     with torch.random.fork_rng():
@@ -193,7 +212,10 @@ def start(config: TrainConfig) -> TrainState:
         betas=(0.9, 0.98),
     )
     return TrainState(
-        model=model.train(), average=AveragedWeights(model, decay=config.ema_decay), optimizer=optimizer
+        model=model.train(),
+        average=AveragedWeights(model, decay=config.ema_decay),
+        optimizer=optimizer,
+        memory=Memory(config.memory_steps),
     )
 
 
@@ -214,12 +236,21 @@ def draw_batch(
 ) -> Batch:
     """The next rows, augmented by randomness that depends on seed and step alone; both get harder as it
     goes on."""
-    hardness = min(1.0, share / config.ramp_share) if config.ramp_share > 0 else 1.0
-    rows = sampler.draw(hardness)
-    augment = Augmenter(
-        config.augment.scaled(0.3 + 0.7 * hardness), config.model.canvas, seed=config.seed * 1_000_003 + step
-    )
-    return augment(pairs[rows.city], rows)
+    rows = sampler.draw(hardness_at(share, config))
+    return augmented(pairs, rows, config, share, seed=config.seed * 1_000_003 + step)
+
+
+def augmented(
+    pairs: Sequence[GeoPairs], rows: BatchRows, config: TrainConfig, share: float, *, seed: int
+) -> Batch:
+    """These rows, augmented as strongly as this share of the run asks for."""
+    strength = 0.3 + 0.7 * hardness_at(share, config)
+    return Augmenter(config.augment.scaled(strength), config.model.canvas, seed=seed)(pairs[rows.city], rows)
+
+
+def hardness_at(share: float, config: TrainConfig) -> float:
+    """0 at the start, 1 from `ramp_share` of the run on."""
+    return min(1.0, share / config.ramp_share) if config.ramp_share > 0 else 1.0
 
 
 def set_learning_rate(state: TrainState, share: float, config: TrainConfig) -> None:
@@ -228,10 +259,26 @@ def set_learning_rate(state: TrainState, share: float, config: TrainConfig) -> N
         group["lr"] = rate
 
 
-def averaged_encoder(state: TrainState) -> TorchEncoder:
-    """An encoder with the averaged weights, for validation and mining."""
+def averaged_encoder(
+    state: TrainState, pairs: Sequence[GeoPairs], sampler: NeighbourhoodSampler, config: TrainConfig
+) -> TorchEncoder:
+    """An encoder with the averaged weights, for validation, mining and keeping.
+
+    The running statistics belong to the weights of the last steps; the averaged weights get their own from
+    some batches that training is not told of.
+    """
     model = copy.deepcopy(state.model)
     state.average.copy_to(model)
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over the batches
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=wants_bfloat16(config.precision)):
+        for number in range(config.statistics_batches):
+            seed = config.seed + 7_000_003 * (number + 1)
+            batch = augmented(pairs, sampler.scattered(seed), config, 1.0, seed=seed)
+            model.view_ground(batch.canvases)
+            model.view_aerial(batch.patches)
     return TorchEncoder(model, digest=f"training-step-{state.step}")
 
 
@@ -240,10 +287,13 @@ def mining_due(state: TrainState, share: float, config: TrainConfig) -> bool:
 
 
 def mine_hard_patches(
-    state: TrainState, pairs: Sequence[GeoPairs], sampler: NeighbourhoodSampler, config: TrainConfig
+    state: TrainState,
+    encoder: Encoder,
+    pairs: Sequence[GeoPairs],
+    sampler: NeighbourhoodSampler,
+    config: TrainConfig,
 ) -> None:
     """For every street image the patches that look most like its true patch but lie elsewhere in the city."""
-    encoder = averaged_encoder(state)
     for number, city in enumerate(pairs):
         nearest, _ = nearest_rows(city.street_xy_m, city.patch_xy_m, count=1)
         near, inverse = np.unique(nearest[:, 0].astype(np.intp), return_inverse=True)
@@ -264,7 +314,11 @@ def validation_due(state: TrainState, share: float, config: TrainConfig) -> bool
 
 
 def validate(
-    state: TrainState, validation: GeoPairs | None, config: TrainConfig, log: MetricsLog
+    state: TrainState,
+    encoder: Encoder,
+    validation: GeoPairs | None,
+    config: TrainConfig,
+    log: MetricsLog,
 ) -> Metrics | None:
     """Metrics of the averaged weights on a fixed sample of the validation city's panoramas."""
     state.validated += 1
@@ -272,7 +326,7 @@ def validate(
         return None
     rows = validation.panoramas()
     rows = rows[np.linspace(0, len(rows) - 1, min(config.validation_queries, len(rows))).astype(int)]
-    metrics = evaluate(averaged_encoder(state), validation.subset(rows), NORTH_KNOWN)
+    metrics = evaluate(encoder, validation.subset(rows), NORTH_KNOWN)
     log.write({"step": state.step, "validation": asdict(metrics)})
     return metrics
 
@@ -295,11 +349,11 @@ class Saver:
         self.out, self.config, self.provenance = out, config, provenance
         self._saved_at = time.monotonic()
 
-    def keep_best(self, state: TrainState, metrics: Metrics | None) -> None:
+    def keep_best(self, state: TrainState, encoder: TorchEncoder, metrics: Metrics | None) -> None:
         better = metrics is None or state.best is None or metrics.recall_at_1 >= state.best.recall_at_1
         if better:
             state.best = metrics
-            self._write(state)
+            self._write(state, encoder)
 
     def keep_resumable(self, state: TrainState, sampler: NeighbourhoodSampler, clock: Clock) -> None:
         if time.monotonic() - self._saved_at < 60 * self.config.checkpoint_every_minutes:
@@ -318,8 +372,7 @@ class Saver:
             validation=state.best,
         )
 
-    def _write(self, state: TrainState) -> None:
-        encoder = averaged_encoder(state)
+    def _write(self, state: TrainState, encoder: TorchEncoder) -> None:
         about = {
             **self.provenance,
             "config": asdict(self.config),
@@ -345,6 +398,7 @@ def write_resumable(
         "counters": [state.step, state.queries, state.mined, state.validated],
         "best": asdict(state.best) if state.best else None,
         "sampler": sampler.state(),
+        "memory": state.memory.state(),
     }
     partial = out / f"{RESUME_FILE}.partial"
     torch.save(held, partial)
@@ -368,6 +422,7 @@ def resume(state: TrainState, sampler: NeighbourhoodSampler, config: TrainConfig
     state.step, state.queries, state.mined, state.validated = held["counters"]
     state.best = Metrics(**held["best"]) if held["best"] else None
     sampler.restore(held["sampler"])
+    state.memory.restore(held["memory"])
     return float(held["spent_s"])
 
 

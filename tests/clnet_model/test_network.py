@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from clnet_model.errors import BadConfig
-from clnet_model.model import MODULES, CLNet, CLNetConfig
+from clnet_model.model import MODULES, CLNet, CLNetConfig, polar_grid
 
 Tiny = Callable[..., CLNetConfig]
 SUBSETS = [s for n in range(4) for s in itertools.combinations(MODULES, n)]
@@ -113,13 +114,44 @@ def test_exposure_and_white_balance_hardly_matter(tiny: Tiny) -> None:
 
 def test_correspondence_starts_as_a_polar_transform(tiny: Tiny) -> None:
     """An untrained field ties the canvas's eastern columns to the patch's eastern half."""
-    model = build(tiny())
+    plan = build(tiny(polar=False))
     with torch.inference_mode():
-        field = model.correspondence(canvases(1), patches(1)).view(
+        field = plan.correspondence(canvases(1), patches(1)).view(
             4, 16, 8, 8
         )  # ground (rows, azimuth), aerial
     east = field[:, 12].sum(dim=0)  # azimuth +101 degrees
     assert east[:, 4:].sum() > 10 * east[:, :4].sum()
+    with torch.inference_mode():
+        field = build(tiny()).correspondence(canvases(1), patches(1)).view(4, 16, 4, 16)
+    east = field[:, 12].sum(dim=(0, 1))  # by the patch's azimuth
+    assert east[8:].sum() > 10 * east[:8].sum()
+
+
+@pytest.mark.parametrize("azimuth_deg", [0, 45, 90, 225])
+def test_an_unrolled_patch_shows_things_at_their_azimuth_and_range(azimuth_deg: int) -> None:
+    patch = torch.zeros(1, 1, 128, 128)
+    east, north = (
+        math.sin(math.radians(azimuth_deg)) * 40,
+        math.cos(math.radians(azimuth_deg)) * 40,
+    )
+    row, column = round(63.5 - north), round(63.5 + east)
+    patch[:, :, row - 1 : row + 2, column - 1 : column + 2] = 1
+    seen = torch.nn.functional.grid_sample(patch, polar_grid(64, 256), align_corners=False)[0, 0]
+    found = (seen.sum(dim=0).argmax() + 0.5) * 360 / 256 - 180
+    assert abs((float(found) - azimuth_deg + 180) % 360 - 180) < 3
+    assert float(64 - seen.sum(dim=1).argmax() - 0.5) == pytest.approx(40, abs=2)
+
+
+def test_turning_the_world_turns_what_the_patch_gives(tiny: Tiny) -> None:
+    model = build(tiny(use_nec=False, use_gfr=False))
+    smooth = torch.nn.functional.interpolate(patches(1).float()[..., ::8, ::8], size=64, mode="bilinear")
+    with torch.inference_mode():
+        straight = model.view_aerial(smooth).alignment
+        turned = model.view_aerial(smooth.rot90(-1, dims=(2, 3))).alignment  # clockwise
+    assert straight is not None
+    assert turned is not None
+    error = (turned.values - straight.values.roll(4, dims=1)).square().mean()
+    assert error < 0.02 * (turned.values - straight.values).square().mean()
 
 
 def test_correspondence_needs_ncm(tiny: Tiny) -> None:

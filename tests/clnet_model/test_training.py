@@ -22,6 +22,7 @@ from clnet_model.schedule import BudgetConfig, learning_rate
 from clnet_model.train import (
     Tick,
     TrainConfig,
+    averaged_encoder,
     draw_batch,
     fit,
     mine_hard_patches,
@@ -132,7 +133,9 @@ def test_thread_setting_is_given_back(city: GeoPairs, config: TrainConfig, tmp_p
 
 def test_mining_finds_patches_elsewhere(city: GeoPairs, config: TrainConfig) -> None:
     sampler = NeighbourhoodSampler([city], config.sampler, seed=0)
-    mine_hard_patches(start(config), [city], sampler, config)
+    state = start(config)
+    encoder = averaged_encoder(state, [city], sampler, config)
+    mine_hard_patches(state, encoder, [city], sampler, config)
     hard = sampler.state()["hard"][0].numpy()
     away = city.patch_xy_m[hard] - city.street_xy_m[:, None]
     assert (away**2).sum(axis=-1).min() ** 0.5 > 12
