@@ -1,8 +1,11 @@
-"""`clnet evaluate`: exact retrieval metrics of a checkpoint on cities that it has not seen."""
+"""`clnet evaluate`: exact retrieval figures of a checkpoint on cities or benchmarks that it has not seen."""
 
 from __future__ import annotations
 
 import json
+import shlex
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,27 +19,158 @@ if TYPE_CHECKING:
 
 Results = dict[str, dict[str, "Metrics"]]
 
+CITY_HEADER = ("city", "queries", "n", "patches", "R@1", "R@5", "R@10", "≤ 25 m", "median error")
+BENCHMARK = "A public benchmark"
+
 
 def evaluate(
-    data: Annotated[list[Path], typer.Argument(help="Folders written by `clnet simulate`.")],
+    data: Annotated[
+        list[Path] | None, typer.Argument(help="Folders written by `clnet simulate`.", show_default=False)
+    ] = None,
     checkpoint: CheckpointOption = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file too.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table to this file too.")] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit the checkpoint's calibration on the (single) city first.")
     ] = False,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            help="cvusa, cvact, vigor, university1652 or manifest.",
+            rich_help_panel=BENCHMARK,
+            show_default=False,
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its folder as published; for manifest the file.",
+            rich_help_panel=BENCHMARK,
+            show_default=False,
+        ),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="train, val or test, as the benchmark has it.", rich_help_panel=BENCHMARK),
+    ] = None,
+    area: Annotated[str | None, typer.Option(help="vigor: same or cross.", rich_help_panel=BENCHMARK)] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="university1652: drone->satellite or satellite->drone.", rich_help_panel=BENCHMARK),
+    ] = None,
+    query_kind: Annotated[
+        str | None,
+        typer.Option(help="manifest: panorama, perspective or aerial.", rich_help_panel=BENCHMARK),
+    ] = None,
+    hfov_deg: Annotated[
+        float | None,
+        typer.Option(help="Horizontal field of view of perspective queries.", rich_help_panel=BENCHMARK),
+    ] = None,
+    through_index: Annotated[
+        bool,
+        typer.Option(
+            "--through-index",
+            help="Search a temporary store too, where the gallery's positions are known.",
+            rich_help_panel=BENCHMARK,
+        ),
+    ] = False,
 ) -> None:
-    """Rank every panorama of each city against all its patches: north known, unknown heading, 90° views."""
+    """Rank every panorama of each city against all its patches: north known, unknown heading, 90° views.
+
+    Or rank the gallery of a public benchmark for each of its queries: --benchmark NAME --root PATH.
+    """
+    options = {"part": part, "area": area, "task": task, "query_kind": query_kind}
+    chosen = {name: value for name, value in options.items() if value is not None}
+    extra = {**chosen, "root": root, "hfov_deg": hfov_deg, "through_index": through_index or None}
+    _check_mode(data, benchmark, calibrate=calibrate, extra=extra)
+    _check_folders(out, markdown)
+    if benchmark is None or root is None:
+        _evaluate_cities(data or [], checkpoint, out, markdown, calibrate=calibrate)
+    else:
+        _evaluate_benchmark(
+            benchmark, root, chosen, checkpoint, out, markdown, hfov_deg=hfov_deg, through_index=through_index
+        )
+
+
+def _check_mode(
+    data: list[Path] | None, benchmark: str | None, *, calibrate: bool, extra: Mapping[str, object]
+) -> None:
+    from clnet_model.errors import BadConfig
+
+    if bool(data) == (benchmark is not None):
+        raise BadConfig("give either folders written by `clnet simulate` or --benchmark NAME --root PATH")
+    if benchmark is not None and extra["root"] is None:
+        raise BadConfig(f"--benchmark {benchmark} without --root; give the folder that holds its images")
+    if benchmark is not None and calibrate:
+        raise BadConfig(
+            "--calibrate with --benchmark: what is reported is never fitted; give a simulated city"
+        )
+    given = [name for name, value in extra.items() if value is not None]
+    if benchmark is None and given:
+        raise BadConfig(f"--{given[0].replace('_', '-')} is for benchmarks; give --benchmark or leave it out")
+
+
+def _check_folders(*files: Path | None) -> None:
+    """Before hours of embedding, not after."""
+    from clnet_model.errors import BadConfig
+
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise BadConfig(f"{file} cannot be written: {file.parent} is no folder; make it first")
+
+
+def _evaluate_benchmark(
+    benchmark: str,
+    root: Path,
+    options: dict[str, str],
+    checkpoint: Path | None,
+    out: Path | None,
+    markdown: Path | None,
+    *,
+    hfov_deg: float | None,
+    through_index: bool,
+) -> None:
+    from cli.evaluate_benchmark import measure, show, write_json, write_markdown
     from cli.model_progress import labelled_bars
+    from clnet_model.benchmarks import open_benchmark
+    from clnet_model.encoder import load_encoder
+
+    split = open_benchmark(benchmark, root, **options)
+    encoder = load_encoder(checkpoint)
+    with labelled_bars() as progress:
+        report = measure(
+            encoder,
+            split,
+            command=shlex.join(["clnet", *sys.argv[1:]]),
+            hfov_deg=hfov_deg,
+            through_index=through_index,
+            progress=progress,
+        )
+    show(report)
+    if out is not None:
+        write_json(report, out)
+    if markdown is not None:
+        write_markdown(report, markdown)
+
+
+def _evaluate_cities(
+    data: list[Path], checkpoint: Path | None, out: Path | None, markdown: Path | None, *, calibrate: bool
+) -> None:
+    from cli.model_progress import labelled_bars
+    from cli.tables import markdown_table, print_table
 
     with labelled_bars() as progress:
-        results, digest = _evaluate(data, checkpoint, calibrate=calibrate, progress=progress)
-    _print_table(results)
+        results, digest = _measure_cities(data, checkpoint, calibrate=calibrate, progress=progress)
+    print_table(CITY_HEADER, _city_rows(results))
     if out is not None:
         numbers = {city: {name: asdict(m) for name, m in sets.items()} for city, sets in results.items()}
         out.write_text(json.dumps({"model_digest": digest, "cities": numbers}, indent=2) + "\n")
+    if markdown is not None:
+        table = markdown_table(CITY_HEADER, _city_rows(results))
+        markdown.write_text(f"{table}\nModel `{digest}`.\n", encoding="utf-8")
 
 
-def _evaluate(
+def _measure_cities(
     data: list[Path], checkpoint: Path | None, *, calibrate: bool, progress: Progress
 ) -> tuple[Results, str]:
     from cli.pairs import open_pairs
@@ -64,20 +198,16 @@ def _evaluate(
     return results, encoder.digest
 
 
-def _print_table(results: Results) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("city", "queries", "n", "patches", "R@1", "R@5", "R@10", "≤ 25 m", "median error")
-    for city, sets in results.items():
-        for name, m in sets.items():
-            shares = (m.recall_at_1, m.recall_at_5, m.recall_at_10, m.recall_25m)
-            table.add_row(
-                city,
-                name,
-                str(m.queries),
-                str(m.patches),
-                *(f"{s:.3f}" for s in shares),
-                f"{m.median_error_m:.1f} m",
-            )
-    Console().print(table)
+def _city_rows(results: Results) -> list[tuple[str, ...]]:
+    return [
+        (
+            city,
+            name,
+            str(m.queries),
+            str(m.patches),
+            *(f"{share:.3f}" for share in (m.recall_at_1, m.recall_at_5, m.recall_at_10, m.recall_25m)),
+            f"{m.median_error_m:.1f} m",
+        )
+        for city, sets in results.items()
+        for name, m in sets.items()
+    ]

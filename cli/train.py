@@ -35,7 +35,7 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of weights, batches and augmentation.")] = 0,
     threads: Annotated[int | None, typer.Option("--threads", help="Default: all cores.")] = None,
-    ablate: Annotated[str, typer.Option("--ablate", help="Modules to switch off, e.g. ncm,nec,gfr.")] = "",
+    ablate: Annotated[str, typer.Option("--ablate", help="What to switch off: ncm, nec, gfr, polar.")] = "",
     pretrained: Annotated[
         str | None, typer.Option("--pretrained", help="ConvNeXt on the Hugging Face hub to start from.")
     ] = None,

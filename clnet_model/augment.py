@@ -34,13 +34,13 @@ class AugmentConfig:
     heading_sigma_deg: float = 3.0
     limited_fov_share: float = 0.35
     photo_like_share: float = 0.5
-    colour_mix: float = 0.25
-    swap_share: float = 0.1
-    grey_share: float = 0.15
-    contrast: float = 0.35
-    noise_max: float = 14.0
-    blur_share: float = 0.2
-    erase_share: float = 0.3
+    colour_mix: float = 0.15
+    swap_share: float = 0.03
+    grey_share: float = 0.08
+    contrast: float = 0.25
+    noise_max: float = 10.0
+    blur_share: float = 0.15
+    erase_share: float = 0.2
 
     def scaled(self, strength: float) -> AugmentConfig:
         """The same geometry with appearance and masks weakened to a share (0 to 1) of their strength."""
@@ -59,14 +59,12 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Images in 0..255 as the network takes them, and where they are: `world` numbers the city and its turn,
-    so positions of two batches compare only within one world."""
+    """Images in 0..255 as the network takes them, and the distance of every camera from every patch
+    centre."""
 
     canvases: Tensor  # (Q, 4, H, W) float32
     patches: Tensor  # (P, 3, S, S) float32
-    street_xy_m: Tensor  # (Q, 2) float64
-    patch_xy_m: Tensor  # (P, 2) float64
-    world: int
+    distance_m: Tensor  # (Q, P) float32
     true_patch: Tensor  # (Q,) int64
 
 
@@ -107,15 +105,13 @@ class Augmenter:
         canvases = self._canvases(city, rows.street, turn)
         patches, shift_m = self._patches(city, rows, turn)
         centres = city.patch_xy_m[rows.patches] + shift_m
-        street_xy_m = torch.from_numpy(city.street_xy_m[rows.street])
-        patch_xy_m = torch.from_numpy(centres)
+        offset = city.street_xy_m[rows.street][:, None] - centres[None]
+        distance = torch.from_numpy(np.hypot(offset[..., 0], offset[..., 1]).astype(np.float32))
         return Batch(
             canvases=self._limit_view(self._appearance(canvases)),
             patches=self._appearance(patches),
-            street_xy_m=street_xy_m,
-            patch_xy_m=patch_xy_m,
-            world=rows.city * 8 + turn.quarters * 2 + turn.mirror,
-            true_patch=torch.cdist(street_xy_m, patch_xy_m).argmin(dim=1),
+            distance_m=distance,
+            true_patch=distance.argmin(dim=1),
         )
 
     def _canvases(self, city: GeoPairs, street: NDArray[np.intp], turn: WorldTurn) -> Tensor:

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clnet_model.memory import Memory, Placed, distances_between
-
 MAX_LOG_SCALE = 4.6052  # exp = 100, the usual cap (CLIP)
 
 
@@ -47,23 +45,16 @@ def soft_targets(distance_m: Tensor, *, sigma_m: float, label_smoothing: float) 
 
 
 def position_aware_nce(
-    ground: Placed,
-    aerial: Placed,
-    log_scale: Tensor,
-    config: LossConfig,
-    *,
-    memory: Memory | None = None,
+    ground: Tensor, aerial: Tensor, distance_m: Tensor, log_scale: Tensor, config: LossConfig
 ) -> Tensor:
     """Mean of both directions' cross-entropies between scaled similarities and the soft targets.
 
-    Street images (Q) are compared with the step's patches (P) and the remembered ones, patches with the
-    step's street images and the remembered ones; distances are between camera and patch centre.
+    ground (Q, D), aerial (P, D) L2-normalised; distance_m (Q, P) between camera and patch centre.
     """
-    all_ground, all_aerial = (ground, aerial) if memory is None else memory.before(ground, aerial)
-    scale = log_scale.clamp(max=MAX_LOG_SCALE).exp()
-    return (
-        _cross_entropy(ground, all_aerial, scale, config) + _cross_entropy(aerial, all_ground, scale, config)
-    ) / 2
+    logits = log_scale.clamp(max=MAX_LOG_SCALE).exp() * ground @ aerial.T  # (Q, P)
+    rows = _cross_entropy(logits, distance_m, config)
+    columns = _cross_entropy(logits.T, distance_m.T, config)
+    return (rows + columns) / 2
 
 
 def heading_nce(ground: Tensor, aerial: Tensor, log_scale: Tensor, *, azimuths: int) -> Tensor:
@@ -94,12 +85,9 @@ def remap_agreement(ground: Tensor, aerial: Tensor, observed: Tensor, true_patch
     return ((1 - cosine) * observed).sum() / observed.sum().clamp(min=1.0)
 
 
-def _cross_entropy(rows: Placed, columns: Placed, scale: Tensor, config: LossConfig) -> Tensor:
+def _cross_entropy(logits: Tensor, distance_m: Tensor, config: LossConfig) -> Tensor:
     target, weight = soft_targets(
-        distances_between(rows, columns),
-        sigma_m=config.position_sigma_m,
-        label_smoothing=config.label_smoothing,
+        distance_m, sigma_m=config.position_sigma_m, label_smoothing=config.label_smoothing
     )
-    logits = scale * rows.vectors @ columns.vectors.T
     losses = -(target * logits.log_softmax(dim=1)).sum(dim=1)
     return (losses * weight).sum() / weight.sum().clamp(min=1.0)

@@ -32,7 +32,7 @@ from clnet_model.modules import (
 from clnet_model.preprocess import CanvasSpec
 from clnet_model.trunk import ResidualTrunk, Side, ViewNorm
 
-MODULES = ("ncm", "nec", "gfr")
+SWITCHES = {"ncm": "use_ncm", "nec": "use_nec", "gfr": "use_gfr", "polar": "polar"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,11 +93,11 @@ class CLNetConfig:
         return self.latent_azimuths * self.azimuth_channels
 
     def without(self, *modules: str) -> CLNetConfig:
-        """The same network with some of `ncm`, `nec`, `gfr` switched off."""
-        unknown = set(modules) - set(MODULES)
+        """The same network with some of `ncm`, `nec`, `gfr`, `polar` switched off."""
+        unknown = set(modules) - set(SWITCHES)
         if unknown:
-            raise BadConfig(f"unknown module {', '.join(sorted(unknown))}: choose from {', '.join(MODULES)}")
-        return replace(self, **{f"use_{name}": False for name in modules})  # type: ignore[arg-type]
+            raise BadConfig(f"unknown module {', '.join(sorted(unknown))}: choose from {', '.join(SWITCHES)}")
+        return replace(self, **{SWITCHES[name]: False for name in modules})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ class SamplerConfig:
     """`patches_per_query` counts the true patch; more of them are more negatives at a cost per step."""
 
     queries: int = 48
-    neighbourhoods: int = 4
+    neighbourhoods: int = 8
     patches_per_query: float = 1.2
     neighbour_patches: int = 24
     reach_m: float = 60.0

@@ -23,7 +23,6 @@ from clnet_model.encoder import Encoder, TorchEncoder
 from clnet_model.errors import BadCheckpoint, BadConfig, BadPairs
 from clnet_model.evaluate import NORTH_KNOWN, Metrics, evaluate
 from clnet_model.losses import MAX_LOG_SCALE, LossConfig, heading_nce, position_aware_nce, remap_agreement
-from clnet_model.memory import Memory, Placed
 from clnet_model.model import CLNet, CLNetConfig, load_pretrained_trunk
 from clnet_model.sampling import BatchRows, NeighbourhoodSampler, SamplerConfig
 from clnet_model.schedule import AveragedWeights, BudgetConfig, Clock, learning_rate
@@ -47,10 +46,8 @@ class TrainConfig:
     ramp_share: float = 0.3
     clip_norm: float = 2.0
     ema_decay: float = 0.998
-    memory_steps: int = 32
-    memory_from_share: float = 0.1
     statistics_batches: int = 24
-    mine_at: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85)
+    mine_at: tuple[float, ...] = (0.3, 0.55, 0.8)
     mined_per_query: int = 8
     validate_every_share: float = 0.2
     validation_queries: int = 400
@@ -95,7 +92,6 @@ class TrainState:
     model: CLNet
     average: AveragedWeights
     optimizer: torch.optim.AdamW
-    memory: Memory
     step: int = 0
     queries: int = 0
     mined: int = 0
@@ -152,11 +148,9 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, *, share: f
     with torch.autocast("cpu", torch.bfloat16, enabled=wants_bfloat16(config.precision)):
         ground = state.model.view_ground(batch.canvases)
         aerial = state.model.view_aerial(batch.patches)
-    placed = placed_in(batch, ground.descriptor, aerial.descriptor)
-    remembered = state.memory if share >= config.memory_from_share else None
-    loss = position_aware_nce(*placed, state.model.log_scale, config.loss, memory=remembered)
-    if remembered is not None:
-        remembered.add(*placed)
+    loss = position_aware_nce(
+        ground.descriptor, aerial.descriptor, batch.distance_m, state.model.log_scale, config.loss
+    )
     if config.model.use_ncm and config.loss.heading_weight > 0:
         true = aerial.descriptor[batch.true_patch]
         azimuths = config.model.latent_azimuths
@@ -186,15 +180,6 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, *, share: f
     )
 
 
-def placed_in(batch: Batch, ground: torch.Tensor, aerial: torch.Tensor) -> tuple[Placed, Placed]:
-    """A step's descriptors with their places."""
-    street_world, patch_world = (torch.full((len(found),), batch.world) for found in (ground, aerial))
-    return (
-        Placed(vectors=ground, world=street_world, xy_m=batch.street_xy_m),
-        Placed(vectors=aerial, world=patch_world, xy_m=batch.patch_xy_m),
-    )
-
-
 def start(config: TrainConfig) -> TrainState:
     """A fresh network, its average and its optimiser, reproducible from the seed."""
     with torch.random.fork_rng():
@@ -212,10 +197,7 @@ def start(config: TrainConfig) -> TrainState:
         betas=(0.9, 0.98),
     )
     return TrainState(
-        model=model.train(),
-        average=AveragedWeights(model, decay=config.ema_decay),
-        optimizer=optimizer,
-        memory=Memory(config.memory_steps),
+        model=model.train(), average=AveragedWeights(model, decay=config.ema_decay), optimizer=optimizer
     )
 
 
@@ -398,7 +380,6 @@ def write_resumable(
         "counters": [state.step, state.queries, state.mined, state.validated],
         "best": asdict(state.best) if state.best else None,
         "sampler": sampler.state(),
-        "memory": state.memory.state(),
     }
     partial = out / f"{RESUME_FILE}.partial"
     torch.save(held, partial)
@@ -422,7 +403,6 @@ def resume(state: TrainState, sampler: NeighbourhoodSampler, config: TrainConfig
     state.step, state.queries, state.mined, state.validated = held["counters"]
     state.best = Metrics(**held["best"]) if held["best"] else None
     sampler.restore(held["sampler"])
-    state.memory.restore(held["memory"])
     return float(held["spent_s"])
 
 

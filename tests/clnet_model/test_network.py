@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from clnet_model.errors import BadConfig
-from clnet_model.model import MODULES, CLNet, CLNetConfig, polar_grid
+from clnet_model.model import SWITCHES, CLNet, CLNetConfig, polar_grid
 
 Tiny = Callable[..., CLNetConfig]
-SUBSETS = [s for n in range(4) for s in itertools.combinations(MODULES, n)]
+SUBSETS = [s for n in range(5) for s in itertools.combinations(SWITCHES, n)]
 
 
 def build(config: CLNetConfig) -> CLNet:
@@ -160,7 +160,7 @@ def test_correspondence_needs_ncm(tiny: Tiny) -> None:
 
 
 def test_unknown_module_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(BadConfig, match="choose from ncm, nec, gfr"):
+    with pytest.raises(BadConfig, match="choose from ncm, nec, gfr, polar"):
         tiny().without("abc")
 
 
