@@ -36,6 +36,10 @@ class Encoder(Protocol):
     def zoom(self) -> int: ...
     @property
     def calibration(self) -> Calibration: ...
+    @property
+    def turns(self) -> int:
+        """A canvas turned by 1 / turns of the circle has its vector rolled by D / turns places; 1: not so."""
+        ...
 
     def embed_ground(self, canvases: Pixels) -> Vectors:
         """Canvases (N, H, W, 4) uint8 -> (N, D) float32, L2-normalised."""
@@ -83,6 +87,10 @@ class TorchEncoder:
     @property
     def zoom(self) -> int:
         return self.model.config.zoom
+
+    @property
+    def turns(self) -> int:
+        return self.model.config.turns
 
     def embed_ground(self, canvases: Pixels) -> Vectors:
         spec = self.canvas

@@ -12,6 +12,7 @@ from clnet_model.calibration import Calibration, ViewCalibration, fit_temperatur
 from clnet_model.data import GeoPairs, nearest_rows
 from clnet_model.encoder import Encoder, Vectors
 from clnet_model.preprocess import Pixels, roll_canvas
+from clnet_model.turning import turned
 
 BLOCK = 256
 OUTSIDE_M = 150.0  # a gallery without any patch this close does not hold the query's place
@@ -127,14 +128,16 @@ def similarity_blocks(
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
     """Rows and their similarities (q, P) to the gallery; over all headings tried, the best."""
     usable = pairs.panoramas() if queries.hfov_deg >= 90 and len(pairs.panoramas()) else np.arange(len(pairs))
-    rolls = (0.0,) if queries.heading_known else _headings(encoder.calibration.heading_step_deg)
+    turns = 1 if queries.heading_known else encoder.turns
+    rolls = (0.0,) if queries.heading_known else _headings(encoder.calibration.heading_step_deg, turns)
     for start in range(0, len(usable), BLOCK):
         rows = usable[start : start + BLOCK]
         canvases = np.stack([_masked(pairs.canvases[row], queries, int(row)) for row in rows])
         similarity = np.full((len(rows), len(gallery)), -np.inf, np.float32)
         for offset_deg in rolls:
-            turned = canvases if offset_deg == 0 else np.stack([roll_canvas(c, offset_deg) for c in canvases])
-            np.maximum(similarity, encoder.embed_ground(turned) @ gallery.T, out=similarity)
+            rolled = canvases if offset_deg == 0 else np.stack([roll_canvas(c, offset_deg) for c in canvases])
+            for vectors in np.split(turned(encoder.embed_ground(rolled), turns), turns):
+                np.maximum(similarity, vectors @ gallery.T, out=similarity)
         if progress is not None:
             progress(f"{pairs.city}: {queries.name}", (start + len(rows)) / len(usable))
         yield rows, similarity
@@ -224,8 +227,11 @@ def _calibrate_view(
     )
 
 
-def _headings(step_deg: float) -> tuple[float, ...]:
-    return tuple(float(offset) for offset in np.arange(0.0, 360.0, step_deg))
+def _headings(step_deg: float, turns: int) -> tuple[float, ...]:
+    """Offsets within one of `turns` parts of the circle, at most `step_deg` apart."""
+    part_deg = 360.0 / turns
+    count = int(np.ceil(part_deg / step_deg))
+    return tuple(part_deg * number / count for number in range(count))
 
 
 def _masked(canvas: Pixels, queries: QuerySet, row: int) -> Pixels:

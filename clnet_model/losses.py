@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 MAX_LOG_SCALE = 4.6052  # exp = 100, the usual cap (CLIP)
+TURN_SIGMA = 0.6  # azimuth columns: how sharply a turn must be told
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +22,7 @@ class LossConfig:
     position_sigma_m: float = 10.0
     label_smoothing: float = 0.05
     remap_weight: float = 0.1
-    heading_weight: float = 0.5
+    turned_weight: float = 1.0
 
 
 def soft_targets(distance_m: Tensor, *, sigma_m: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
@@ -57,22 +58,33 @@ def position_aware_nce(
     return (rows + columns) / 2
 
 
-def heading_nce(ground: Tensor, aerial: Tensor, log_scale: Tensor, *, azimuths: int) -> Tensor:
-    """Which way was north: the true turn of each street descriptor against all others, at its true patch.
+def turned_nce(
+    ground: Tensor,
+    aerial: Tensor,
+    distance_m: Tensor,
+    log_scale: Tensor,
+    config: LossConfig,
+    *,
+    azimuths: int,
+) -> Tensor:
+    """Which place and which way was north: the true patch and turn of each street descriptor against all
+    patches at all turns.
 
-    Descriptors (Q, D) of matching pairs whose D is `azimuths` columns; turning the world by one column
-    turns the
-    descriptor by one column, so every pair brings `azimuths` - 1 negatives for the price of one
-    product. It is what
-    gets training off its first plateau.
+    Arguments as in `position_aware_nce`; descriptors are `azimuths` columns, and turning the world by one
+    column turns them by one column, so P patches bring P * azimuths - 1 negatives for the price of one
+    product. It is what gets training off its first plateau, and what a search with unknown heading asks.
     """
-    columns = ground.reshape(len(ground), azimuths, -1)
-    turns = torch.stack([columns.roll(k, dims=1) for k in range(azimuths)], dim=1)  # (Q, A, A, c)
-    logits = log_scale.clamp(max=MAX_LOG_SCALE).exp() * torch.einsum("qkd,qd->qk", turns.flatten(2), aerial)
+    columns = aerial.reshape(len(aerial), azimuths, -1)
+    turns = torch.stack([columns.roll(-k, dims=1) for k in range(azimuths)], dim=1).flatten(2)  # (P, A, D)
+    logits = log_scale.clamp(max=MAX_LOG_SCALE).exp() * torch.einsum("qd,pkd->qpk", ground, turns)
+    target, weight = soft_targets(distance_m, sigma_m=config.position_sigma_m, label_smoothing=0.0)  # (Q, P)
     column = torch.arange(azimuths)
     away = torch.minimum(column, azimuths - column).to(logits)
-    target = torch.exp(-0.5 * (away / 0.6) ** 2)
-    return -(logits.log_softmax(dim=1) @ (target / target.sum())).mean()
+    turn = torch.exp(-0.5 * (away / TURN_SIGMA) ** 2)
+    joint = (target[:, :, None] * (turn / turn.sum())).flatten(1)  # (Q, P * A)
+    joint = (1 - config.label_smoothing) * joint + config.label_smoothing / joint.shape[1]
+    losses = -(joint * logits.flatten(1).log_softmax(dim=1)).sum(dim=1)
+    return (losses * weight).sum() / weight.sum().clamp(min=1.0)
 
 
 def remap_agreement(ground: Tensor, aerial: Tensor, observed: Tensor, true_patch: Tensor) -> Tensor:

@@ -92,6 +92,15 @@ class CLNetConfig:
     def dim(self) -> int:
         return self.latent_azimuths * self.azimuth_channels
 
+    @property
+    def turns(self) -> int:
+        """Parts of the circle by which a canvas can be turned so that its descriptor turns with it: whole
+        tokens of the coarse stage and whole azimuths of the latent grid. 1 without NCM, which has no
+        azimuths."""
+        if not self.use_ncm:
+            return 1
+        return math.gcd(self.canvas.width_px // self.backbone.coarse_stride_px, self.latent_azimuths)
+
     def without(self, *modules: str) -> CLNetConfig:
         """The same network with some of `ncm`, `nec`, `gfr`, `polar` switched off."""
         unknown = set(modules) - set(SWITCHES)

@@ -22,7 +22,7 @@ from clnet_model.data import GeoPairs, nearest_rows
 from clnet_model.encoder import Encoder, TorchEncoder
 from clnet_model.errors import BadCheckpoint, BadConfig, BadPairs
 from clnet_model.evaluate import NORTH_KNOWN, Metrics, evaluate
-from clnet_model.losses import MAX_LOG_SCALE, LossConfig, heading_nce, position_aware_nce, remap_agreement
+from clnet_model.losses import MAX_LOG_SCALE, LossConfig, position_aware_nce, remap_agreement, turned_nce
 from clnet_model.model import CLNet, CLNetConfig, load_pretrained_trunk
 from clnet_model.sampling import BatchRows, NeighbourhoodSampler, SamplerConfig
 from clnet_model.schedule import AveragedWeights, BudgetConfig, Clock, learning_rate
@@ -151,11 +151,16 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, *, share: f
     loss = position_aware_nce(
         ground.descriptor, aerial.descriptor, batch.distance_m, state.model.log_scale, config.loss
     )
-    if config.model.use_ncm and config.loss.heading_weight > 0:
-        true = aerial.descriptor[batch.true_patch]
-        azimuths = config.model.latent_azimuths
-        heading = heading_nce(ground.descriptor, true, state.model.log_scale, azimuths=azimuths)
-        loss = loss + config.loss.heading_weight * heading
+    if config.model.use_ncm and config.loss.turned_weight > 0:
+        turned = turned_nce(
+            ground.descriptor,
+            aerial.descriptor,
+            batch.distance_m,
+            state.model.log_scale,
+            config.loss,
+            azimuths=config.model.latent_azimuths,
+        )
+        loss = loss + config.loss.turned_weight * turned
     if config.model.use_nec and config.loss.remap_weight > 0 and config.model.use_ncm:
         agreement = remap_agreement(ground.features, aerial.features, ground.observed, batch.true_patch)
         loss = loss + config.loss.remap_weight * agreement

@@ -30,6 +30,7 @@ from ray.serve.handle import DeploymentHandle
 
 from clnet_model.calibration import Calibration
 from clnet_model.preprocess import CanvasSpec, Pixels, decode_image
+from clnet_model.turning import turned
 from serving.batching import Batcher
 from serving.edge import page_of, query_from, response_from, timeout_from
 from serving.errors import (
@@ -63,6 +64,7 @@ class EncoderFacts:
     digest: str
     canvas: CanvasSpec
     calibration: Calibration
+    turns: int
 
 
 class EncoderReplica:
@@ -78,7 +80,12 @@ class EncoderReplica:
     async def facts(self) -> EncoderFacts:
         """What the ingress must know of the encoder."""
         encoder = self._encoder
-        return EncoderFacts(digest=encoder.digest, canvas=encoder.canvas, calibration=encoder.calibration)
+        return EncoderFacts(
+            digest=encoder.digest,
+            canvas=encoder.canvas,
+            calibration=encoder.calibration,
+            turns=encoder.turns,
+        )
 
     async def embed_ground(self, canvases: Pixels) -> Vectors:
         """(R, H, W, 4) -> (R, D)"""
@@ -167,10 +174,16 @@ class Ingress:
         facts, watch = self._facts, Stopwatch()
         image = await asyncio.to_thread(decode_image, data)
         watch.lap("decode")
-        step_deg = facts.calibration.heading_step_deg
-        views = await asyncio.to_thread(look_around, image, query, spec=facts.canvas, step_deg=step_deg)
+        views = await asyncio.to_thread(
+            look_around,
+            image,
+            query,
+            spec=facts.canvas,
+            step_deg=facts.calibration.heading_step_deg,
+            turns=facts.turns,
+        )
         watch.lap("canvas")
-        vectors = await self._encoder.embed_ground.remote(views.canvases)  # (R, D)
+        vectors = turned(await self._encoder.embed_ground.remote(views.canvases), views.turns)  # (R, D)
         watch.lap("encode")
         results = await self._index.search.remote(searches(vectors, query, model_digest=facts.digest))
         watch.lap("search")

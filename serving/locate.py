@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clnet_model.calibration import Calibration
 from clnet_model.preprocess import CanvasSpec, Panorama, Perspective, Pixels, roll_canvas, to_canvas
+from clnet_model.turning import turned
 from serving.errors import InvalidRequest
 from serving.fuse import Floats, Fusion, Hypothesis, RankedPatch, Status, fuse, gather
 from spatial_index.priors import Prior, PriorMode
@@ -115,9 +116,10 @@ class Views:
     """One image as seen at each of the R headings tried."""
 
     canvases: Pixels
-    """(R, H, W, 4)"""
+    """(R / turns, H, W, 4): at the first of the headings; the others are turns of their vectors."""
     headings_deg: Floats
     """(R,) heading of the image's centre column."""
+    turns: int = 1
 
 
 class Stopwatch:
@@ -146,9 +148,10 @@ def locate(image: Pixels, query: Query, *, encoder: Encoder, index: Index) -> An
         spatial_index.errors.SpatialIndexError: the index cannot answer.
     """
     watch = Stopwatch()
-    views = look_around(image, query, spec=encoder.canvas, step_deg=encoder.calibration.heading_step_deg)
+    step_deg = encoder.calibration.heading_step_deg
+    views = look_around(image, query, spec=encoder.canvas, step_deg=step_deg, turns=encoder.turns)
     watch.lap("canvas")
-    vectors = encoder.embed_ground(views.canvases)  # (R, D)
+    vectors = turned(encoder.embed_ground(views.canvases), views.turns)  # (R, D)
     watch.lap("encode")
     results = [index.search(request) for request in searches(vectors, query, model_digest=encoder.digest)]
     watch.lap("search")
@@ -159,21 +162,30 @@ def locate(image: Pixels, query: Query, *, encoder: Encoder, index: Index) -> An
     return replace(answer, timings_ms=watch.timings_ms())
 
 
-def look_around(image: Pixels, query: Query, *, spec: CanvasSpec, step_deg: float) -> Views:
-    """The image's canvas at every heading worth trying."""
-    headings_deg = headings_to_try(query.heading, step_deg)
+def look_around(image: Pixels, query: Query, *, spec: CanvasSpec, step_deg: float, turns: int = 1) -> Views:
+    """The image's canvas at every heading worth trying; around the full circle the encoder's `turns` leave
+    few of them to embed."""
+    turns = turns if covers_circle(query.heading, step_deg) else 1
+    headings_deg = headings_to_try(query.heading, step_deg, turns)
     first_deg = float(headings_deg[0])
     canvas = to_canvas(image, _camera(query, first_deg), spec)  # (H, W, 4)
-    rolled = [roll_canvas(canvas, float(heading) - first_deg) for heading in headings_deg]
-    return Views(canvases=np.stack(rolled), headings_deg=headings_deg)
+    own = headings_deg[: len(headings_deg) // turns]
+    rolled = [roll_canvas(canvas, float(heading) - first_deg) for heading in own]
+    return Views(canvases=np.stack(rolled), headings_deg=headings_deg, turns=turns)
 
 
-def headings_to_try(heading: HeadingPrior | None, step_deg: float) -> Floats:
-    """Evenly spaced headings, at most `step_deg` apart, that cover the prior or the full circle; (R,)."""
-    if heading is None or heading.accuracy_deg > 180.0 - step_deg / 2:
+def covers_circle(heading: HeadingPrior | None, step_deg: float) -> bool:
+    """True when the prior leaves no gap of a step's width."""
+    return heading is None or heading.accuracy_deg > 180.0 - step_deg / 2
+
+
+def headings_to_try(heading: HeadingPrior | None, step_deg: float, turns: int = 1) -> Floats:
+    """Evenly spaced headings, at most `step_deg` apart, that cover the prior or the full circle; (R,). Around
+    the circle R is a multiple of `turns`."""
+    if heading is None or covers_circle(heading, step_deg):
         start_deg = heading.heading_deg if heading else 0.0
-        turns = int(np.ceil(360.0 / step_deg))
-        return np.asarray(start_deg + np.arange(turns) * (360.0 / turns), dtype=np.float64)
+        count = turns * int(np.ceil(360.0 / (turns * step_deg)))
+        return np.asarray(start_deg + np.arange(count) * (360.0 / count), dtype=np.float64)
     if heading.accuracy_deg <= step_deg / 2:
         return np.array([heading.heading_deg])
     intervals = int(np.ceil(2.0 * heading.accuracy_deg / step_deg))

@@ -29,6 +29,7 @@ class ColourEncoder:
     side_m: float = 70.0
     zoom: int = 20
     calibration: Calibration = field(default_factory=Calibration)
+    turns: int = 1
 
     def embed_ground(self, canvases: Pixels) -> Vectors:
         return self._middle(canvases[:, 4, 16, :3], branch=0.0)

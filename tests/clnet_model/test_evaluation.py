@@ -38,6 +38,7 @@ class MapEncoder:
     side_m: float = 70.0
     zoom: int = 20
     calibration: Calibration = field(default_factory=Calibration)
+    turns: int = 1
 
     def embed_ground(self, canvases: Pixels) -> Vectors:
         return self._at(self.city.street_xy_m, canvases.reshape(len(canvases), -1), self.city.canvases)

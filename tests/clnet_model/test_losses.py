@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from clnet_model.losses import LossConfig, position_aware_nce, soft_targets
+from clnet_model.losses import LossConfig, position_aware_nce, soft_targets, turned_nce
 
 INF = math.inf
 
@@ -57,3 +57,29 @@ def test_better_ordered_similarities_cost_less() -> None:
     right = position_aware_nce(aerial, aerial, distance, scale, LossConfig())
     wrong = position_aware_nce(aerial.roll(1, 0), aerial, distance, scale, LossConfig())
     assert right < wrong
+
+
+def test_turned_loss_is_lowest_at_the_true_place_and_north() -> None:
+    aerial = torch.nn.functional.normalize(torch.randn(5, 16 * 4), dim=1)
+    distance = torch.full((5, 5), INF).fill_diagonal_(0)
+
+    def loss(ground: torch.Tensor) -> torch.Tensor:
+        return turned_nce(ground, aerial, distance, torch.tensor(3.0), LossConfig(), azimuths=16)
+
+    turned = aerial.unflatten(1, (16, 4)).roll(4, dims=1).flatten(1)
+    assert loss(aerial) < loss(turned)
+    assert loss(aerial) < loss(aerial.roll(1, dims=0))
+
+
+def test_turned_loss_counts_another_place_at_another_heading() -> None:
+    """Two places alike but for a turn are told apart at a known heading, and not at an unknown one."""
+    one = torch.nn.functional.normalize(torch.randn(1, 16 * 4), dim=1)
+    twin = one.unflatten(1, (16, 4)).roll(8, dims=1).flatten(1)
+    stranger = torch.nn.functional.normalize(torch.randn(1, 16 * 4), dim=1)
+    distance = torch.tensor([[0.0, INF]])
+
+    def loss(other: torch.Tensor) -> float:
+        both = torch.cat([one, other])
+        return float(turned_nce(one, both, distance, torch.tensor(3.0), LossConfig(), azimuths=16))
+
+    assert loss(twin) > loss(stranger) + 0.3

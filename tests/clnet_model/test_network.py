@@ -7,11 +7,14 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from clnet_model.encoder import TorchEncoder
 from clnet_model.errors import BadConfig
 from clnet_model.model import SWITCHES, CLNet, CLNetConfig, polar_grid
+from clnet_model.turning import turned
 
 Tiny = Callable[..., CLNetConfig]
 SUBSETS = [s for n in range(5) for s in itertools.combinations(SWITCHES, n)]
@@ -76,6 +79,21 @@ def test_turning_the_world_turns_the_latent_grid(tiny: Tiny) -> None:
     error = (turned.values - straight.values.roll(4, dims=1)).square().mean()
     unturned = (turned.values - straight.values).square().mean()
     assert error < 0.1 * unturned  # not 0: the canvas wraps by one token, the trunk sees further
+
+
+def test_turned_vectors_are_those_of_rolled_canvases(tiny: Tiny) -> None:
+    encoder = TorchEncoder(build(tiny()), digest="tiny")
+    smooth = torch.nn.functional.interpolate(canvases(2).float()[..., ::8, ::8], size=(32, 128))
+    pixels = smooth.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    assert encoder.turns == 8
+    found = turned(encoder.embed_ground(pixels), encoder.turns)  # (8 * 2, D)
+    for part in range(encoder.turns):
+        rolled = encoder.embed_ground(np.roll(pixels, 16 * part, axis=2))
+        alike = (found[2 * part : 2 * part + 2] * rolled).sum(axis=1)
+        assert alike.min() > 0.9
+        if part:
+            unturned = (found[:2] * rolled).sum(axis=1)
+            assert (alike > unturned).all()
 
 
 def test_unobserved_directions_are_zero_and_the_rest_stays_unit(tiny: Tiny) -> None:

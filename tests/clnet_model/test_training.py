@@ -14,7 +14,6 @@ from clnet_model.augment import AugmentConfig
 from clnet_model.checkpoint import load_checkpoint, save_checkpoint
 from clnet_model.data import GeoPairs
 from clnet_model.errors import BadCheckpoint, BadConfig, BadPairs
-from clnet_model.losses import heading_nce
 from clnet_model.model import CLNet, CLNetConfig
 from clnet_model.preprocess import CanvasSpec
 from clnet_model.sampling import NeighbourhoodSampler, SamplerConfig
@@ -163,13 +162,6 @@ def test_learning_rate_warms_up_and_decays() -> None:
     rates = [learning_rate(share, peak=1.0, warmup_share=0.1) for share in (0.0, 0.05, 0.1, 0.5, 1.0)]
     assert rates[0] < rates[1] < rates[2] == pytest.approx(1.0)
     assert rates[2] > rates[3] > rates[4] == pytest.approx(0.02)
-
-
-def test_heading_loss_is_lowest_at_the_true_north() -> None:
-    aerial = torch.nn.functional.normalize(torch.randn(5, 16 * 4), dim=1)
-    right = heading_nce(aerial, aerial, torch.tensor(3.0), azimuths=16)
-    turned = aerial.unflatten(1, (16, 4)).roll(4, dims=1).flatten(1)
-    assert right < heading_nce(turned, aerial, torch.tensor(3.0), azimuths=16)
 
 
 def test_a_run_goes_on_from_an_earlier_checkpoint(config: TrainConfig, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ class FakeEncoder:
     patch_px = 8
     side_m = 70.0
     zoom = 20
+    turns = 1
 
     def __init__(self) -> None:
         self.canvas = CanvasSpec(height_px=16, width_px=360)

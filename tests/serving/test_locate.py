@@ -7,7 +7,7 @@ import pytest
 
 from serving.errors import InvalidRequest
 from serving.fuse import Status
-from serving.locate import HeadingPrior, Query, headings_to_try, locate
+from serving.locate import HeadingPrior, Query, headings_to_try, locate, look_around
 from spatial_index.errors import UnknownRegion
 from spatial_index.geodesy import distances_m
 from spatial_index.priors import CirclePrior, PriorMode
@@ -114,6 +114,16 @@ def test_an_unknown_region_is_named(panorama, encoder, index):
 )
 def test_headings_cover_the_prior_in_even_steps(heading, expected):
     assert headings_to_try(heading, 15.0).tolist() == pytest.approx(expected)
+
+
+def test_an_encoder_whose_vectors_turn_embeds_few_canvases(panorama, encoder):
+    plain = look_around(panorama, Query(), spec=encoder.canvas, step_deg=15.0)
+    few = look_around(panorama, Query(), spec=encoder.canvas, step_deg=15.0, turns=16)
+    assert len(plain.canvases) == len(plain.headings_deg) == 24
+    assert len(few.canvases) == 2
+    assert few.headings_deg.tolist() == pytest.approx([11.25 * step for step in range(32)])
+    known = Query(heading=HeadingPrior(heading_deg=3.0, accuracy_deg=20.0))
+    assert look_around(panorama, known, spec=encoder.canvas, step_deg=15.0, turns=16).turns == 1
 
 
 @pytest.mark.parametrize("accuracy_deg", [-1.0, 181.0, float("nan")])

@@ -34,6 +34,7 @@ class ThumbnailEncoder:
     patch_px = 32
     side_m = 70.0
     zoom = 20
+    turns = 1
     calibration = Calibration()
 
     def embed_ground(self, canvases: Pixels) -> Vectors:
