@@ -57,6 +57,8 @@ class Summary:
     r95_coverage: float
     median_r68_m: float
     status_counts: dict[str, int]
+    localized_25m: float | None
+    """Of the answers that claim LOCALIZED, those within 25 m; None when none does."""
 
 
 def rank_of(quadkey: str, patches: Sequence[RankedPatch]) -> int | None:
@@ -77,6 +79,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Summary:
         raise ValueError("no outcomes to summarise; locate at least one image")
     latencies = [outcome.latency_ms for outcome in outcomes]
     answered = [outcome for outcome in outcomes if outcome.found_position is not None]
+    claimed = [outcome for outcome in outcomes if outcome.status == "LOCALIZED"]
     return Summary(
         queries=len(outcomes),
         recall_at_1=_share(_within_rank(outcome, 1) for outcome in outcomes),
@@ -90,6 +93,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Summary:
         r95_coverage=_share(outcome.error_m <= outcome.r95_m for outcome in answered),
         median_r68_m=quantile([outcome.r68_m for outcome in answered], 0.5),
         status_counts=dict(Counter(outcome.status for outcome in outcomes).most_common()),
+        localized_25m=_share(outcome.error_m <= 25.0 for outcome in claimed) if claimed else None,
     )
 
 

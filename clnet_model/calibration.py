@@ -17,7 +17,7 @@ Similarities = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewCalibration:
-    """For street images of one field of view.
+    """For street images of one field of view, searched at one heading or, without any, at all of them.
 
     `temperature`: softmax(similarity / temperature) over a city's patches is the likeliest posterior of
     the true patch.
@@ -33,11 +33,12 @@ class ViewCalibration:
     inside_similarity_p50: float
     outside_similarity_p50: float
     outside_similarity_p95: float
+    heading_known: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """Views sorted by field of view, widest last; an uncalibrated network gets placeholders."""
+    """Views with a known heading last, among them the widest; an uncalibrated network gets placeholders."""
 
     views: tuple[ViewCalibration, ...] = field(
         default=(
@@ -72,9 +73,11 @@ class Calibration:
     def position_sigma_m(self) -> float:
         return self.views[-1].position_sigma_m
 
-    def at(self, hfov_deg: float) -> ViewCalibration:
-        """The calibration of the nearest field of view that was fitted."""
-        return min(self.views, key=lambda view: abs(view.hfov_deg - hfov_deg))
+    def at(self, hfov_deg: float, *, heading_known: bool = True) -> ViewCalibration:
+        """The calibration of the nearest field of view that was fitted for such a search: the best of all
+        headings is always more similar than the one heading that is known."""
+        alike = [view for view in self.views if view.heading_known is heading_known] or self.views
+        return min(alike, key=lambda view: abs(view.hfov_deg - hfov_deg))
 
 
 def fit_temperature(similarity: Similarities, true_patch: NDArray[np.intp]) -> float:

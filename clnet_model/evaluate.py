@@ -31,7 +31,9 @@ class QuerySet:
 NORTH_KNOWN = QuerySet(name="panorama")
 UNKNOWN_HEADING = QuerySet(name="panorama, heading unknown", heading_known=False)
 PHOTO_90 = QuerySet(name="90 degrees", hfov_deg=90.0)
+PHOTO_UNKNOWN = QuerySet(name="90 degrees, heading unknown", heading_known=False, hfov_deg=90.0)
 QUERY_SETS = (NORTH_KNOWN, UNKNOWN_HEADING, PHOTO_90)
+CALIBRATED = (PHOTO_UNKNOWN, UNKNOWN_HEADING, PHOTO_90, NORTH_KNOWN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +108,7 @@ def rank(
     progress: Progress | None = None,
 ) -> Ranking:
     """Exact search of every street image among all patches, block by block."""
-    temperature = encoder.calibration.at(queries.hfov_deg).temperature
+    temperature = encoder.calibration.at(queries.hfov_deg, heading_known=queries.heading_known).temperature
     parts = [
         _rank_block(similarity, pairs, rows, temperature)
         for rows, similarity in similarity_blocks(encoder, pairs, queries, gallery=gallery, progress=progress)
@@ -154,14 +156,15 @@ def embed_gallery(encoder: Encoder, pairs: GeoPairs, *, progress: Progress | Non
 
 
 def calibrate(encoder: Encoder, pairs: GeoPairs, *, progress: Progress | None = None) -> Calibration:
-    """Fit what similarities mean on a validation city, for panoramas and for 90-degree views.
+    """Fit what similarities mean on a validation city, for panoramas and for 90-degree views, with the
+    heading known and unknown.
 
     Queries from outside the gallery are the same queries with every patch within 150 m of them taken away.
     """
     gallery = embed_gallery(encoder, pairs, progress=progress)
     views = tuple(
         _calibrate_view(encoder, pairs, queries, gallery=gallery, progress=progress)
-        for queries in (PHOTO_90, NORTH_KNOWN)
+        for queries in CALIBRATED
     )
     return replace(encoder.calibration, views=views, fitted=True)
 
@@ -217,6 +220,7 @@ def _calibrate_view(
     right = error_m[error_m <= 25.0]
     return ViewCalibration(
         hfov_deg=queries.hfov_deg,
+        heading_known=queries.heading_known,
         temperature=temperature,
         min_similarity=fit_threshold(inside, outside),
         position_sigma_m=float(np.sqrt(np.mean(right**2) / 2)) if len(right) else 25.0,

@@ -226,7 +226,10 @@ def conclude(
     fusion = fuse(
         evidence,
         prior=query.prior,
-        calibration=calibration.at(query.hfov_deg or 360.0),
+        calibration=calibration.at(
+            query.hfov_deg or 360.0,
+            heading_known=not covers_circle(query.heading, calibration.heading_step_deg),
+        ),
         max_hypotheses=query.max_hypotheses,
     )
     return Answer(

@@ -77,6 +77,12 @@ def test_coverage_is_taken_over_answered_images() -> None:
     assert (summary.r68_coverage, summary.r95_coverage) == (0.5, 1.0)
 
 
+def test_claims_are_held_against_the_truth() -> None:
+    summary = summarise([outcome(error_m=3.0), outcome(error_m=90.0), outcome(error_m=math.inf)])
+    assert summary.localized_25m == 0.5
+    assert summarise([outcome(error_m=math.inf)]).localized_25m is None
+
+
 def test_statuses_are_counted() -> None:
     summary = summarise([outcome(), outcome(), outcome(error_m=math.inf)])
     assert summary.status_counts == {"LOCALIZED": 2, "OUT_OF_COVERAGE": 1}

@@ -113,10 +113,12 @@ def test_threshold_separates() -> None:
     assert 0.4 < fit_threshold(inside, outside) <= 0.7
 
 
-def test_calibration_has_both_views_and_picks_the_nearest(city: GeoPairs) -> None:
+def test_calibration_has_all_searches_and_picks_the_nearest(city: GeoPairs) -> None:
     fitted = calibrate(MapEncoder(city), city)
     assert fitted.fitted
-    assert [view.hfov_deg for view in fitted.views] == [90.0, 360.0]
+    known = [(view.hfov_deg, view.heading_known) for view in fitted.views]
+    assert known == [(90.0, False), (360.0, False), (90.0, True), (360.0, True)]
+    assert fitted.at(70, heading_known=False) == fitted.views[0]
     assert fitted.at(70).hfov_deg == 90
     assert fitted.temperature == fitted.at(360).temperature
     assert fitted.min_similarity <= fitted.views[-1].inside_similarity_p50
