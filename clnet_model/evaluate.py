@@ -163,8 +163,7 @@ def calibrate(encoder: Encoder, pairs: GeoPairs, *, progress: Progress | None = 
     """
     gallery = embed_gallery(encoder, pairs, progress=progress)
     views = tuple(
-        _calibrate_view(encoder, pairs, queries, gallery=gallery, progress=progress)
-        for queries in CALIBRATED
+        _calibrate_view(encoder, pairs, queries, gallery=gallery, progress=progress) for queries in CALIBRATED
     )
     return replace(encoder.calibration, views=views, fitted=True)
 
