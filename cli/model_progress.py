@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from clnet_model.train import Tick
+    from clnet_model.train_step import Tick
 
 
 @contextmanager
@@ -26,6 +29,43 @@ def labelled_bars() -> Iterator[Callable[[str, float], None]]:
             bars.update(tasks[label], completed=share)
 
         yield show
+
+
+@contextmanager
+def followed_log(out: Path, show: Callable[[Tick], None]) -> Iterator[None]:
+    """Meanwhile, show the last step that a run elsewhere has written to its log in `out`."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(1.0):
+            tick = _last_tick(out)
+            if tick is not None:
+                show(tick)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _last_tick(out: Path) -> Tick | None:
+    """The newest whole line of the log that is a step's."""
+    from clnet_model.run_files import LOG_FILE
+    from clnet_model.train_step import Tick
+
+    try:
+        with (out / LOG_FILE).open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 4096))
+            lines = file.read().decode().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        with suppress(ValueError, TypeError):  # a line that is being written, or a validation's
+            return Tick(**json.loads(line))
+    return None
 
 
 @contextmanager

@@ -28,10 +28,15 @@ Progress = Callable[[str, float], None]
 GLUE_VERSION = 1  # part of the cache key: raise it when canvases or patches come out differently
 
 
-def open_pairs(
+def open_pairs(data: Path, model: CLNetConfig, *, progress: Progress) -> GeoPairs:
+    """The city in `data` with its whole gallery; as `saved_pairs`."""
+    return load_pairs(saved_pairs(data, model, progress=progress))
+
+
+def saved_pairs(
     data: Path, model: CLNetConfig, *, margin_px: int = 0, near_m: float | None = None, progress: Progress
-) -> GeoPairs:
-    """The city in `data` as the network takes it, built once and cached under DATA/.cache.
+) -> Path:
+    """Folder of the city in `data` as the network takes it, built once and cached under DATA/.cache.
 
     `near_m` keeps the patches within that distance of a street image; None takes the whole orthophoto.
 
@@ -45,7 +50,7 @@ def open_pairs(
     cache = data / ".cache" / f"pairs-{_cache_key(manifest, model, margin_px, near_m)}"
     if not (cache / "pairs.json").exists():
         build_pairs(data, model, margin_px=margin_px, near_m=near_m, progress=progress).save(cache)
-    return load_pairs(cache)
+    return cache
 
 
 def build_pairs(

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.options import Settings
+
 if TYPE_CHECKING:
-    from clnet_model.data import GeoPairs
     from clnet_model.model import CLNetConfig
+    from clnet_model.ray_train import Scale
     from clnet_model.schedule import BudgetConfig
-    from clnet_model.train import TrainConfig, TrainReport
+    from clnet_model.train import TrainReport
+    from clnet_model.train_config import TrainConfig
 
 MARGIN_PX = 16  # lets training move patches by up to 9 m
 NEAR_M = 60.0
@@ -34,7 +37,15 @@ def train(
         float | None, typer.Option("--learning-rate", help="Peak of the schedule.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of weights, batches and augmentation.")] = 0,
-    threads: Annotated[int | None, typer.Option("--threads", help="Default: all cores.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="A process's; default: all cores.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option("--workers", help="Train on Ray with so many workers; 2-8 shrinks and grows."),
+    ] = None,
+    gpus: Annotated[bool, typer.Option("--gpus", help="With --workers: one GPU each.")] = False,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Less memory for more time: recompute activations.")
+    ] = False,
     ablate: Annotated[str, typer.Option("--ablate", help="What to switch off: ncm, nec, gfr, polar.")] = "",
     pretrained: Annotated[
         str | None, typer.Option("--pretrained", help="ConvNeXt on the Hugging Face hub to start from.")
@@ -44,13 +55,14 @@ def train(
     ] = None,
 ) -> None:
     """Train CLNet on cities, choose and calibrate it on others."""
+    scale = _scale(workers, threads, gpus=gpus)
     model = _model(ablate, pretrained)
-    cities, validation = _open_cities(data, val or [], model)
+    cities, validation = _saved_cities(data, val or [], model)
     config = _config(
         model, cities, minutes=minutes, epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed,
-        threads=threads, pretrained=pretrained, start_from=start_from,
+        threads=threads, pretrained=pretrained, start_from=start_from, recompute=recompute,
     )  # fmt: skip
-    report = _fit(cities, validation, config, out=out, sources=[*data, *(val or [])])
+    report = _fit(cities, validation, config, scale, out=out, sources=[*data, *(val or [])])
     if validation is not None:
         _calibrate(report.folder, validation)
     typer.echo(
@@ -65,12 +77,34 @@ def _model(ablate: str, pretrained: str | None) -> CLNetConfig:
     return base.without(*(name.strip() for name in ablate.split(",") if name.strip()))
 
 
-def _open_cities(
+def _scale(workers: str | None, threads: int | None, *, gpus: bool) -> Scale | None:
+    """None: this process alone."""
+    from clnet_model.errors import BadConfig
+    from clnet_model.ray_train import Scale
+
+    if workers is None:
+        if gpus:
+            raise BadConfig("--gpus was given without --workers; say how many, e.g. --workers 4 --gpus")
+        return None
+    try:
+        numbers = [int(part) for part in workers.split("-")]
+    except ValueError:
+        numbers = []
+    match numbers:
+        case [count]:
+            return Scale(workers=count, gpus=gpus, cores_per_worker=threads or 1)
+        case [fewest, most]:
+            return Scale(workers=(fewest, most), gpus=gpus, cores_per_worker=threads or 1)
+        case _:
+            raise BadConfig(f"--workers is {workers!r}: give a number, or fewest and most as in 2-8")
+
+
+def _saved_cities(
     data: Sequence[Path], val: Sequence[Path], model: CLNetConfig
-) -> tuple[list[GeoPairs], GeoPairs | None]:
+) -> tuple[list[Path], Path | None]:
     """Training cities with moveable patches near streets; one validation city with its whole gallery."""
     from cli.model_progress import labelled_bars
-    from cli.pairs import open_pairs
+    from cli.pairs import saved_pairs
     from clnet_model.errors import BadPairs
 
     if len(val) > 1:
@@ -80,15 +114,15 @@ def _open_cities(
     coarse = replace(model, zoom=model.zoom - 1)  # margins reach every place between: a quarter of the memory
     with labelled_bars() as progress:
         cities = [
-            open_pairs(path, coarse, margin_px=MARGIN_PX, near_m=NEAR_M, progress=progress) for path in data
+            saved_pairs(path, coarse, margin_px=MARGIN_PX, near_m=NEAR_M, progress=progress) for path in data
         ]
-        validation = [open_pairs(path, model, progress=progress) for path in val]
+        validation = [saved_pairs(path, model, progress=progress) for path in val]
     return cities, validation[0] if validation else None
 
 
 def _config(
     model: CLNetConfig,
-    cities: Sequence[GeoPairs],
+    cities: Sequence[Path],
     *,
     minutes: float | None,
     epochs: float | None,
@@ -98,21 +132,24 @@ def _config(
     threads: int | None,
     pretrained: str | None,
     start_from: Path | None,
+    recompute: bool,
 ) -> TrainConfig:
     """The defaults of the dataclasses with the options that were given."""
+    from clnet_model.data import load_pairs
     from clnet_model.sampling import SamplerConfig
-    from clnet_model.train import TrainConfig
+    from clnet_model.train_config import TrainConfig
 
     sampler = SamplerConfig() if batch is None else SamplerConfig(queries=batch)
     given: dict[str, Any] = {} if learning_rate is None else {"peak_learning_rate": learning_rate}
     return TrainConfig(
         model=model,
         sampler=sampler,
-        budget=_budget(minutes, epochs, sum(len(city) for city in cities) / sampler.queries),
+        budget=_budget(minutes, epochs, sum(len(load_pairs(city)) for city in cities) / sampler.queries),
         seed=seed,
         threads=threads,
         pretrained=pretrained,
         start_from=None if start_from is None else str(start_from),
+        recompute=recompute,
         **given,
     )
 
@@ -129,22 +166,40 @@ def _budget(minutes: float | None, epochs: float | None, steps_per_epoch: float)
 
 
 def _fit(
-    cities: Sequence[GeoPairs],
-    validation: GeoPairs | None,
+    cities: Sequence[Path],
+    validation: Path | None,
     config: TrainConfig,
+    scale: Scale | None,
     *,
     out: Path,
     sources: Sequence[Path],
 ) -> TrainReport:
-    from cli.model_progress import training_bar
+    from cli.model_progress import followed_log, training_bar
+    from clnet_model.collective import World
+    from clnet_model.data import load_pairs
+    from clnet_model.ray_train import fit_on_ray
     from clnet_model.train import fit
+    from workers.cluster import ray_cluster
 
     provenance = {
         "command": shlex.join(["clnet", *sys.argv[1:]]),
         "data": [_origin(path) for path in sources],
     }
+    if scale is not None:
+        with ray_cluster(Settings().ray_address), training_bar() as progress, followed_log(out, progress):
+            return fit_on_ray(
+                cities, config, out=out, scale=scale, validation=validation, provenance=provenance
+            )
     with training_bar() as progress:
-        return fit(cities, config, out=out, progress=progress, validation=validation, provenance=provenance)
+        return fit(
+            [load_pairs(city) for city in cities],
+            config,
+            out=out,
+            progress=progress,
+            validation=None if validation is None else load_pairs(validation),
+            provenance=provenance,
+            world=World.here(),
+        )
 
 
 def _origin(data: Path) -> dict[str, Any]:
@@ -157,11 +212,12 @@ def _origin(data: Path) -> dict[str, Any]:
     return {"folder": data.name, "seeds": seeds, "styles": styles, "images": len(frame)}
 
 
-def _calibrate(folder: Path, validation: GeoPairs) -> None:
+def _calibrate(folder: Path, validation: Path) -> None:
     from cli.model_progress import labelled_bars
+    from clnet_model.data import load_pairs
     from clnet_model.checkpoint import save_calibration
     from clnet_model.encoder import load_encoder
     from clnet_model.evaluate import calibrate
 
     with labelled_bars() as progress:
-        save_calibration(folder, calibrate(load_encoder(folder), validation, progress=progress))
+        save_calibration(folder, calibrate(load_encoder(folder), load_pairs(validation), progress=progress))

@@ -8,6 +8,7 @@ agree.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from clnet_model.collective import ALONE, World
 from clnet_model.data import GeoPairs
 from clnet_model.preprocess import CanvasSpec, Pixels
 from clnet_model.sampling import BatchRows
@@ -60,10 +62,10 @@ class AugmentConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """Images in 0..255 as the network takes them, and the distance of every camera from every patch
-    centre."""
+    centre. Of the images a process holds its own rows, of the distances all."""
 
-    canvases: Tensor  # (Q, 4, H, W) float32
-    patches: Tensor  # (P, 3, S, S) float32
+    canvases: Tensor  # (own Q, 4, H, W) float32
+    patches: Tensor  # (own P, 3, S, S) float32
     distance_m: Tensor  # (Q, P) float32
     true_patch: Tensor  # (Q,) int64
 
@@ -87,15 +89,18 @@ class WorldTurn:
 
 
 class Augmenter:
-    """Assembles batches of a GeoPairs with random but joint geometry and independent appearance."""
+    """Assembles batches of a GeoPairs with random but joint geometry and independent appearance.
 
-    def __init__(self, config: AugmentConfig, canvas: CanvasSpec, *, seed: int) -> None:
-        self.config, self.spec = config, canvas
+    Every process draws all random numbers of the whole batch and touches its own rows' pixels, so that images
+    do not depend on the number of processes.
+    """
+
+    def __init__(self, config: AugmentConfig, canvas: CanvasSpec, *, seed: int, world: World = ALONE) -> None:
+        self.config, self.spec, self.world = config, canvas, world
         self.rng = np.random.default_rng(seed)
         self.torch_rng = torch.Generator().manual_seed(seed)
-        self._noise = torch.randn(
-            1 << 22, generator=self.torch_rng
-        )  # drawn once: fresh noise costs 10x its use
+        noise = torch.randn(1 << 22, generator=self.torch_rng)  # once: fresh noise costs 10 times its use
+        self._noise = noise.to(world.device)
 
     def __call__(self, city: GeoPairs, rows: BatchRows) -> Batch:
         turn = WorldTurn(
@@ -107,9 +112,10 @@ class Augmenter:
         centres = city.patch_xy_m[rows.patches] + shift_m
         offset = city.street_xy_m[rows.street][:, None] - centres[None]
         distance = torch.from_numpy(np.hypot(offset[..., 0], offset[..., 1]).astype(np.float32))
+        distance = distance.to(self.world.device)
         return Batch(
-            canvases=self._limit_view(self._appearance(canvases)),
-            patches=self._appearance(patches),
+            canvases=self._limit_view(self._appearance(canvases, len(rows.street)), len(rows.street)),
+            patches=self._appearance(patches, len(rows.patches)),
             distance_m=distance,
             true_patch=distance.argmin(dim=1),
         )
@@ -117,22 +123,26 @@ class Augmenter:
     def _canvases(self, city: GeoPairs, street: NDArray[np.intp], turn: WorldTurn) -> Tensor:
         jitter_deg = self.rng.normal(0.0, self.config.heading_sigma_deg, len(street))
         jitter_px = np.rint(jitter_deg / 360.0 * self.spec.width_px).astype(int)
-        turned = [turn.canvas(city.canvases[row], px) for row, px in zip(street, jitter_px, strict=True)]
-        return _to_planes(np.stack(turned))
+        own = self.world.own(len(street))
+        turned = [
+            turn.canvas(city.canvases[row], px) for row, px in zip(street[own], jitter_px[own], strict=True)
+        ]
+        return self._planes(turned)
 
     def _patches(
         self, city: GeoPairs, rows: BatchRows, turn: WorldTurn
     ) -> tuple[Tensor, NDArray[np.float64]]:
-        """Crops moved inside the margin, and how far (P, 2) their centres moved east and north."""
+        """Own crops moved inside the margin, and how far (P, 2) all centres moved east and north."""
         size, margin = city.patch_px, city.margin_px
         right, down = (
             self._shifts(city, rows) if self.config.shift_patches else np.zeros((2, len(rows.patches)), int)
         )
+        own = self.world.own(len(rows.patches))
         crops = [
             turn.patch(city.patches[row, margin + dy : margin + dy + size, margin + dx : margin + dx + size])
-            for row, dx, dy in zip(rows.patches, right, down, strict=True)
+            for row, dx, dy in zip(rows.patches[own], right[own], down[own], strict=True)
         ]
-        return _to_planes(np.stack(crops)), np.stack([right, -down], axis=1) * city.gsd_m
+        return self._planes(crops), np.stack([right, -down], axis=1) * city.gsd_m
 
     def _shifts(self, city: GeoPairs, rows: BatchRows) -> NDArray[np.intp]:
         """Pixels right and down (2, P): a camera's own patch moves to where a grid of the finest zoom could
@@ -147,91 +157,101 @@ class Augmenter:
         shift[:, own] = np.rint(move * [1, -1]).T
         return np.clip(shift, -reach, reach)
 
-    def _appearance(self, images: Tensor) -> Tensor:
-        """Colours, contrast, noise, blur and erasing of (B, 3 or 4, H, W); a fourth channel stays as it
-        is."""
+    def _appearance(self, images: Tensor, count: int) -> Tensor:
+        """Colours, contrast, noise, blur and erasing of own images (B, 3 or 4, H, W) among `count`; a fourth
+        channel stays as it is."""
         rgb, rest = images[:, :3], images[:, 3:]
-        rgb = self._colours(rgb)
-        rgb = self._blur(self._with_noise(rgb))
-        rgb = self._erase(rgb).clamp_(0, 255)
+        rgb = self._colours(rgb, count)
+        rgb = self._blur(self._with_noise(rgb, count), count)
+        rgb = self._erase(rgb, count).clamp_(0, 255)
         return torch.cat([rgb, rest], dim=1) if rest.shape[1] else rgb
 
-    def _colours(self, rgb: Tensor) -> Tensor:
+    def _colours(self, rgb: Tensor, count: int) -> Tensor:
         """A random 3 × 3 colour matrix near identity (or grey, or channels swapped), gain, and a
         contrast curve."""
-        batch, c = rgb.shape[0], self.config
-        matrix = torch.eye(3).repeat(batch, 1, 1) + c.colour_mix * self._normal(batch, 3, 3)
-        swapped = torch.eye(3)[torch.from_numpy(self.rng.permuted(np.tile(np.arange(3), (batch, 1)), axis=1))]
-        matrix = torch.where(self._chance(c.swap_share, batch, 1, 1), swapped @ matrix, matrix)
-        grey = torch.tensor([0.3, 0.59, 0.11]).expand(batch, 3, 3)
-        matrix = torch.where(self._chance(c.grey_share, batch, 1, 1), grey, matrix)
+        c = self.config
+        eye = torch.eye(3, device=self.world.device)
+        matrix = eye + c.colour_mix * self._normal(count, 3, 3)
+        swapped = eye[self._uniform(count, 3).argsort(dim=1)]
+        matrix = torch.where(self._chance(c.swap_share, count, 1, 1), swapped @ matrix, matrix)
+        grey = eye.new_tensor([0.3, 0.59, 0.11]).expand(3, 3)
+        matrix = torch.where(self._chance(c.grey_share, count, 1, 1), grey, matrix)
         mixed = torch.bmm(matrix, rgb.flatten(2)).view_as(rgb).clamp_(0, 255)
-        bend = c.contrast * self._normal(batch, 1, 1, 1).clamp(-2, 2) / 255.0
+        bend = c.contrast * self._normal(count, 1, 1, 1).clamp(-2, 2) / 255.0
         return mixed + bend * mixed * (255.0 - mixed)
 
-    def _with_noise(self, rgb: Tensor) -> Tensor:
+    def _with_noise(self, rgb: Tensor, count: int) -> Tensor:
+        """Noise of random strength; every eighth image gets the same field."""
         if self.config.noise_max <= 0:
             return rgb
-        start = int(self.rng.integers(max(1, len(self._noise) - rgb[:8].numel())))
-        noise = self._noise[start : start + rgb[:8].numel()].view_as(rgb[:8])
-        strength = self.config.noise_max * self._uniform(rgb.shape[0], 1, 1, 1).square()
-        for first in range(0, rgb.shape[0], 8):  # in place, the same field shifted by whole images
+        size = 8 * rgb[0].numel()
+        start = int(torch.randint(max(1, len(self._noise) - size), (), generator=self.torch_rng))
+        noise = self._noise[start : start + size].view(8, *rgb.shape[1:])
+        noise = noise.roll(-(self.world.own(count).start % 8), dims=0)
+        strength = self.config.noise_max * self._uniform(count, 1, 1, 1).square()
+        for first in range(0, len(rgb), 8):
             part = rgb[first : first + 8]
             part.addcmul_(noise[: len(part)], strength[first : first + 8])
         return rgb
 
-    def _blur(self, rgb: Tensor) -> Tensor:
-        chosen = torch.nonzero(self._chance(self.config.blur_share, rgb.shape[0])).flatten()
+    def _blur(self, rgb: Tensor, count: int) -> Tensor:
+        chosen = torch.nonzero(self._chance(self.config.blur_share, count)).flatten()
         if len(chosen):
             rgb[chosen] = functional.avg_pool2d(rgb[chosen], 3, stride=1, padding=1, count_include_pad=False)
         return rgb
 
-    def _erase(self, rgb: Tensor) -> Tensor:
+    def _erase(self, rgb: Tensor, count: int) -> Tensor:
         """A random rectangle in some images becomes one random colour: a lorry, a parked van, a crane."""
         _, _, height, width = rgb.shape
-        for row in torch.nonzero(self._chance(self.config.erase_share, rgb.shape[0])).flatten().tolist():
-            tall, wide = int(height * self.rng.uniform(0.1, 0.5)), int(width * self.rng.uniform(0.05, 0.3))
-            top, left = int(self.rng.integers(height - tall)), int(self.rng.integers(width - wide))
-            rgb[row, :, top : top + tall, left : left + wide] = self._uniform(3, 1, 1) * 255
+        chosen = torch.nonzero(self._chance(self.config.erase_share, count)).flatten()
+        shape, colour = self._uniform(count, 4), 255 * self._uniform(count, 3, 1, 1)
+        for row in chosen.tolist():
+            high, broad, down, right = shape[row].tolist()
+            tall, wide = int(height * (0.1 + 0.4 * high)), int(width * (0.05 + 0.25 * broad))
+            top, left = int(down * (height - tall)), int(right * (width - wide))
+            rgb[row, :, top : top + tall, left : left + wide] = colour[row]
         return rgb
 
-    def _limit_view(self, canvases: Tensor) -> Tensor:
+    def _limit_view(self, canvases: Tensor, count: int) -> Tensor:
         """Mask part of some canvases: a sector, or what a pinhole photo of 4:3 or so would have seen."""
-        limited = self._chance(self.config.limited_fov_share, canvases.shape[0], 1, 1)
-        seen = self._photo_masks(canvases.shape[0]) | ~limited  # (Q, H, W)
+        limited = self._chance(self.config.limited_fov_share, count, 1, 1)
+        seen = self._photo_masks(count) | ~limited  # (B, H, W)
         return canvases * seen[:, None]
 
-    def _photo_masks(self, batch: int) -> Tensor:
-        """Random fields of view (Q, H, W): 70 to 360 degrees wide, or 60 to 110 wide and a photo's
+    def _photo_masks(self, count: int) -> Tensor:
+        """Random fields of view (B, H, W): 70 to 360 degrees wide, or 60 to 110 wide and a photo's
         aspect high."""
         spec = self.spec
-        azimuth = (torch.arange(spec.width_px) + 0.5) * 360 / spec.width_px - 180
-        elevation = spec.elevation_max_deg - (torch.arange(spec.height_px) + 0.5) * (
-            spec.elevation_span_deg / spec.height_px
-        )
-        towards = self._uniform(batch, 1) * 360
-        turn = torch.remainder(azimuth[None] - towards + 180, 360) - 180  # (Q, W)
-        photo = self._chance(self.config.photo_like_share, batch, 1)
-        hfov = torch.where(photo, 60 + 50 * self._uniform(batch, 1), 70 + 290 * self._uniform(batch, 1))
-        within = (turn.abs() <= hfov / 2)[:, None]  # (Q, 1, W)
-        aspect = 0.55 + 0.5 * self._uniform(batch, 1)
+        columns, rows = (torch.arange(n, device=self.world.device) for n in (spec.width_px, spec.height_px))
+        azimuth = (columns + 0.5) * 360 / spec.width_px - 180
+        elevation = spec.elevation_max_deg - (rows + 0.5) * (spec.elevation_span_deg / spec.height_px)
+        towards = self._uniform(count, 1) * 360
+        turn = torch.remainder(azimuth[None] - towards + 180, 360) - 180  # (B, W)
+        photo = self._chance(self.config.photo_like_share, count, 1)
+        hfov = torch.where(photo, 60 + 50 * self._uniform(count, 1), 70 + 290 * self._uniform(count, 1))
+        within = (turn.abs() <= hfov / 2)[:, None]  # (B, 1, W)
+        aspect = 0.55 + 0.5 * self._uniform(count, 1)
         half_height = torch.tan(torch.deg2rad(hfov.clamp(max=150) / 2)) * aspect  # at depth 1
         rise = torch.tan(torch.deg2rad(elevation))[None, :, None]  # (1, H, 1)
-        depth = torch.cos(torch.deg2rad(turn.clamp(-89, 89)))[:, None]  # (Q, 1, W)
-        pitch = torch.tan(torch.deg2rad(4 * self._normal(batch, 1)))[..., None]
+        depth = torch.cos(torch.deg2rad(turn.clamp(-89, 89)))[:, None]  # (B, 1, W)
+        pitch = torch.tan(torch.deg2rad(4 * self._normal(count, 1)))[..., None]
         framed = (rise - pitch * depth).abs() <= (half_height[..., None] * depth)
         return within & (framed | ~photo[..., None])
 
-    def _uniform(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.torch_rng)
+    def _uniform(self, count: int, *shape: int) -> Tensor:
+        """Own rows of random numbers (count, *shape)."""
+        return self._own(torch.rand((count, *shape), generator=self.torch_rng))
 
-    def _normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.torch_rng)
+    def _normal(self, count: int, *shape: int) -> Tensor:
+        return self._own(torch.randn((count, *shape), generator=self.torch_rng))
 
-    def _chance(self, share: float, *shape: int) -> Tensor:
-        return self._uniform(*shape) < share
+    def _chance(self, share: float, count: int, *shape: int) -> Tensor:
+        return self._uniform(count, *shape) < share
 
+    def _own(self, drawn: Tensor) -> Tensor:
+        return drawn[self.world.own(len(drawn))].to(self.world.device)
 
-def _to_planes(images: Pixels) -> Tensor:
-    """(B, H, W, C) uint8 to (B, C, H, W) float32."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float()
+    def _planes(self, images: Sequence[Pixels]) -> Tensor:
+        """B images (H, W, C) uint8 to (B, C, H, W) float32."""
+        planes = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+        return torch.from_numpy(planes).to(self.world.device).float()

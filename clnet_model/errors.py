@@ -5,7 +5,8 @@ ModelError
 ├── BadCamera       camera parameters outside what an image can have
 ├── BadCheckpoint   a checkpoint folder that is missing, broken, or of another format
 ├── BadPairs        a training or evaluation data set that cannot be used
-└── BadConfig       a network or training setting outside its range
+├── BadConfig       a network or training setting outside its range
+└── TrainingFailed  workers of a distributed run that failed too often
 """
 
 from __future__ import annotations
@@ -33,3 +34,7 @@ class BadPairs(ModelError):
 
 class BadConfig(ModelError):
     """A setting outside its range; the message names the range."""
+
+
+class TrainingFailed(ModelError):
+    """A distributed run stopped; its last checkpoint is kept."""

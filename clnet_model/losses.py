@@ -1,15 +1,19 @@
 """Position-aware symmetric InfoNCE: neighbouring patches overlap, so the target is a posterior over places.
 
-Knows descriptors and metric distances; does not know images.
+Knows descriptors and metric distances; does not know images. Every loss is a mean over the whole batch; with
+`own` it is this process's share of that mean, and the shares of all processes add up to it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from clnet_model.collective import summed
 
 MAX_LOG_SCALE = 4.6052  # exp = 100, the usual cap (CLIP)
 TURN_SIGMA = 0.6  # azimuth columns: how sharply a turn must be told
@@ -23,6 +27,16 @@ class LossConfig:
     label_smoothing: float = 0.05
     remap_weight: float = 0.1
     turned_weight: float = 1.0
+
+
+class OwnRows(NamedTuple):
+    """The queries and patches of a batch whose terms of the loss this process computes."""
+
+    queries: slice = slice(None)
+    patches: slice = slice(None)
+
+
+ALL_ROWS = OwnRows()
 
 
 def soft_targets(distance_m: Tensor, *, sigma_m: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
@@ -46,15 +60,21 @@ def soft_targets(distance_m: Tensor, *, sigma_m: float, label_smoothing: float) 
 
 
 def position_aware_nce(
-    ground: Tensor, aerial: Tensor, distance_m: Tensor, log_scale: Tensor, config: LossConfig
+    ground: Tensor,
+    aerial: Tensor,
+    distance_m: Tensor,
+    log_scale: Tensor,
+    config: LossConfig,
+    *,
+    own: OwnRows = ALL_ROWS,
 ) -> Tensor:
     """Mean of both directions' cross-entropies between scaled similarities and the soft targets.
 
     ground (Q, D), aerial (P, D) L2-normalised; distance_m (Q, P) between camera and patch centre.
     """
-    logits = log_scale.clamp(max=MAX_LOG_SCALE).exp() * ground @ aerial.T  # (Q, P)
-    rows = _cross_entropy(logits, distance_m, config)
-    columns = _cross_entropy(logits.T, distance_m.T, config)
+    scale = log_scale.clamp(max=MAX_LOG_SCALE).exp()
+    rows = _cross_entropy(scale * ground[own.queries] @ aerial.T, distance_m, config, own.queries)
+    columns = _cross_entropy(scale * aerial[own.patches] @ ground.T, distance_m.T, config, own.patches)
     return (rows + columns) / 2
 
 
@@ -66,6 +86,7 @@ def turned_nce(
     config: LossConfig,
     *,
     azimuths: int,
+    own: OwnRows = ALL_ROWS,
 ) -> Tensor:
     """Which place and which way was north: the true patch and turn of each street descriptor against all
     patches at all turns.
@@ -76,30 +97,32 @@ def turned_nce(
     """
     columns = aerial.reshape(len(aerial), azimuths, -1)
     turns = torch.stack([columns.roll(-k, dims=1) for k in range(azimuths)], dim=1).flatten(2)  # (P, A, D)
-    logits = log_scale.clamp(max=MAX_LOG_SCALE).exp() * torch.einsum("qd,pkd->qpk", ground, turns)
+    scale = log_scale.clamp(max=MAX_LOG_SCALE).exp()
+    logits = scale * torch.einsum("qd,pkd->qpk", ground[own.queries], turns)
     target, weight = soft_targets(distance_m, sigma_m=config.position_sigma_m, label_smoothing=0.0)  # (Q, P)
-    column = torch.arange(azimuths)
+    column = torch.arange(azimuths, device=ground.device)
     away = torch.minimum(column, azimuths - column).to(logits)
     turn = torch.exp(-0.5 * (away / TURN_SIGMA) ** 2)
-    joint = (target[:, :, None] * (turn / turn.sum())).flatten(1)  # (Q, P * A)
+    joint = (target[own.queries, :, None] * (turn / turn.sum())).flatten(1)  # (Q, P * A)
     joint = (1 - config.label_smoothing) * joint + config.label_smoothing / joint.shape[1]
     losses = -(joint * logits.flatten(1).log_softmax(dim=1)).sum(dim=1)
-    return (losses * weight).sum() / weight.sum().clamp(min=1.0)
+    return (losses * weight[own.queries]).sum() / weight.sum().clamp(min=1.0)
 
 
 def remap_agreement(ground: Tensor, aerial: Tensor, observed: Tensor, true_patch: Tensor) -> Tensor:
     """NEC's auxiliary loss: remapped ground features should lie where the true patch's features lie.
 
     ground (Q, L, C), aerial (P, L, C), observed (Q, L) share of each latent cell, true_patch (Q,)
-    column of each row.
+    column of each row. Several processes each give their own queries.
     """
     cosine = functional.cosine_similarity(ground.float(), aerial[true_patch].float(), dim=-1)  # (Q, L)
-    return ((1 - cosine) * observed).sum() / observed.sum().clamp(min=1.0)
+    return ((1 - cosine) * observed).sum() / summed(observed.sum()).clamp(min=1.0)
 
 
-def _cross_entropy(logits: Tensor, distance_m: Tensor, config: LossConfig) -> Tensor:
+def _cross_entropy(logits: Tensor, distance_m: Tensor, config: LossConfig, own: slice) -> Tensor:
+    """`logits` of the own rows, `distance_m` of all rows."""
     target, weight = soft_targets(
         distance_m, sigma_m=config.position_sigma_m, label_smoothing=config.label_smoothing
     )
-    losses = -(target * logits.log_softmax(dim=1)).sum(dim=1)
-    return (losses * weight).sum() / weight.sum().clamp(min=1.0)
+    losses = -(target[own] * logits.log_softmax(dim=1)).sum(dim=1)
+    return (losses * weight[own]).sum() / weight.sum().clamp(min=1.0)

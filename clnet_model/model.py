@@ -190,6 +190,14 @@ class CLNet(nn.Module):
         self.neck = ViewNorm(config.azimuth_channels if config.use_ncm else config.dim, flat=True)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # of the loss; kept for resuming
 
+    def recompute_activations(self) -> None:
+        """Trade time for memory in training: activations are computed again in the backward pass."""
+        backbone = self.trunk.backbone
+        if isinstance(backbone, ResidualTrunk):
+            backbone.recompute = True
+        else:
+            backbone.gradient_checkpointing_enable()  # type: ignore[operator]
+
     def embed_ground(self, canvases: Tensor) -> Tensor:
         """Descriptors (B, D) of uint8 or float canvases (B, 4, H, W) in 0..255."""
         return self.view_ground(canvases).descriptor

@@ -36,11 +36,11 @@ class Clock:
     def spent_s(self) -> float:
         return time.monotonic() - self._started
 
-    def share(self, step: int) -> float:
+    def share(self, step: int, spent_s: float) -> float:
         """0 at the start, 1 when the budget is used up."""
         if self.budget.max_steps is not None:
             return step / self.budget.max_steps
-        return self.spent_s / 60.0 / (self.budget.max_minutes or 1.0)
+        return spent_s / 60.0 / (self.budget.max_minutes or 1.0)
 
 
 def learning_rate(share: float, *, peak: float, warmup_share: float, final_share: float = 0.02) -> float:

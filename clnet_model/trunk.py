@@ -14,6 +14,9 @@ from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from clnet_model.collective import summed, trained_together
 
 
 class Side(IntEnum):
@@ -24,7 +27,10 @@ class Side(IntEnum):
 
 
 class ViewNorm(nn.Module):
-    """Batch normalisation of (B, C, ...) or (B, C) with one set of statistics and gains per view."""
+    """Batch normalisation of (B, C, ...) or (B, C) with one set of statistics and gains per view.
+
+    In training the statistics are those of the whole batch, however many processes share it.
+    """
 
     def __init__(self, channels: int, *, flat: bool = False) -> None:
         super().__init__()
@@ -32,8 +38,37 @@ class ViewNorm(nn.Module):
         self.sides = nn.ModuleList([kind(channels) for _ in Side])
 
     def forward(self, features: Tensor, side: Side) -> Tensor:
-        normed: Tensor = self.sides[side](features)
+        norm: nn.Module = self.sides[side]
+        if self.training and trained_together():
+            return _normed_together(norm, features)  # type: ignore[arg-type]
+        normed: Tensor = norm(features)
         return normed
+
+
+def _normed_together(norm: nn.BatchNorm1d | nn.BatchNorm2d, features: Tensor) -> Tensor:
+    """Batch normalisation by the statistics of all processes' features (the library's runs on GPUs only)."""
+    places = [axis for axis in range(features.ndim) if axis != 1]
+    wide = features.float()
+    shape = (1, -1, *[1] * (features.ndim - 2))
+    sums = summed(torch.cat([wide.sum(places), wide.new_tensor([wide.numel() / wide.shape[1]])]))
+    total = sums[-1].detach()
+    mean = sums[:-1] / total
+    centred = wide - mean.view(shape)
+    variance = summed(centred.square().sum(places)) / total
+    _follow(norm, mean.detach(), variance.detach() * total / (total - 1).clamp(min=1.0))
+    gain = norm.weight * (variance + norm.eps).rsqrt()
+    return (centred * gain.view(shape) + norm.bias.view(shape)).to(features.dtype)
+
+
+@torch.no_grad()
+def _follow(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics as the library does."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    pace = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean, pace)
+    norm.running_var.lerp_(variance, pace)
 
 
 class Block(nn.Module):
@@ -71,6 +106,7 @@ class ResidualTrunk(nn.Module):
             ]
         )
         self.stem_norms = nn.ModuleList([ViewNorm(half), ViewNorm(widths[0])])
+        self.recompute = False  # of activations in the backward pass: slower, a fraction of the memory
         self.stages = nn.ModuleList()
         before = widths[0]
         for number, (width, depth) in enumerate(zip(widths, depths, strict=True)):
@@ -87,6 +123,6 @@ class ResidualTrunk(nn.Module):
         maps = []
         for stage in self.stages:
             for block in stage:  # type: ignore[attr-defined]
-                x = block(x, side)
+                x = checkpoint(block, x, side, use_reentrant=False) if self.recompute else block(x, side)
             maps.append(x)
         return maps[-2], maps[-1]

@@ -129,7 +129,7 @@ def toy_city() -> Callable[..., GeoPairs]:
     return render_toy
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Callable[..., CLNetConfig]:
     return tiny_config
 

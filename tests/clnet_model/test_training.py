@@ -12,24 +12,17 @@ import torch
 
 from clnet_model.augment import AugmentConfig
 from clnet_model.checkpoint import load_checkpoint, save_checkpoint
+from clnet_model.collective import ALONE
 from clnet_model.data import GeoPairs
 from clnet_model.errors import BadCheckpoint, BadConfig, BadPairs
 from clnet_model.model import CLNet, CLNetConfig
 from clnet_model.preprocess import CanvasSpec
+from clnet_model.run_files import ResumeFile
 from clnet_model.sampling import NeighbourhoodSampler, SamplerConfig
 from clnet_model.schedule import BudgetConfig, learning_rate
-from clnet_model.train import (
-    Tick,
-    TrainConfig,
-    averaged_encoder,
-    draw_batch,
-    fit,
-    mine_hard_patches,
-    resume,
-    start,
-    train_step,
-    write_resumable,
-)
+from clnet_model.train import Run, fit
+from clnet_model.train_config import TrainConfig
+from clnet_model.train_step import Tick, start, train_step
 
 SMALL = CanvasSpec(height_px=32, width_px=128)
 
@@ -48,6 +41,26 @@ def config(tiny: Callable[..., CLNetConfig]) -> TrainConfig:
         threads=1,
         precision="fp32",
     )
+
+
+@pytest.fixture
+def run_in(city: GeoPairs) -> Callable[[TrainConfig, Path], Run]:
+    """A run on the toy city that has not begun."""
+
+    def make(config: TrainConfig, out: Path) -> Run:
+        return Run(
+            pairs=[city],
+            validation=None,
+            config=config,
+            world=ALONE,
+            out=out,
+            provenance={},
+            unfinished=ResumeFile(out),
+            state=start(config),
+            sampler=NeighbourhoodSampler([city], config.sampler, seed=config.seed),
+        )
+
+    return make
 
 
 def test_a_run_leaves_a_loadable_checkpoint_with_its_history(
@@ -73,14 +86,15 @@ def test_a_run_leaves_a_loadable_checkpoint_with_its_history(
     assert not (tmp_path / "resume.pt").exists()
 
 
-def test_it_memorises_one_batch(city: GeoPairs, config: TrainConfig) -> None:
+def test_it_memorises_one_batch(
+    run_in: Callable[[TrainConfig, Path], Run], config: TrainConfig, tmp_path: Path
+) -> None:
     config = replace(config, augment=AugmentConfig.off(), peak_learning_rate=3e-3)
-    state = start(config)
-    for group in state.optimizer.param_groups:
+    run = run_in(config, tmp_path)
+    for group in run.state.optimizer.param_groups:
         group["lr"] = 3e-3
-    sampler = NeighbourhoodSampler([city], config.sampler, seed=0)
-    batch = draw_batch([city], sampler, config, 0, 0.0)
-    ticks = [train_step(state, batch, config, share=0, spent_s=0) for _ in range(40)]
+    batch = run.next_batch(0.0)
+    ticks = [train_step(run.state, batch, config, share=0, spent_s=0) for _ in range(40)]
     assert ticks[-1].batch_recall_at_1 >= 0.8
     assert ticks[-1].loss < 0.8 * ticks[0].loss
 
@@ -91,8 +105,8 @@ def test_same_seed_same_weights(city: GeoPairs, config: TrainConfig, tmp_path: P
 
 
 def test_resumed_run_equals_the_undisturbed_one(city: GeoPairs, config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(config, checkpoint_every_minutes=0.0)
     undisturbed = fit([city], config, out=tmp_path / "whole")
-    state, sampler = start(config), NeighbourhoodSampler([city], config.sampler, seed=config.seed)
 
     class Killed(Exception):
         pass
@@ -103,16 +117,35 @@ def test_resumed_run_equals_the_undisturbed_one(city: GeoPairs, config: TrainCon
 
     out = tmp_path / "killed"
     with pytest.raises(Killed):
-        fit([city], replace(config, checkpoint_every_minutes=0.0), out=out, progress=stop_after_two)
-    resume(state, sampler, replace(config, checkpoint_every_minutes=0.0), out)
-    assert state.step == 2
-    write_resumable(state, sampler, config, out, spent_s=1.0)
-    assert fit([city], config, out=out).digest == undisturbed.digest
+        fit([city], config, out=out, progress=stop_after_two)
+    steps: list[int] = []
+    resumed = fit([city], config, out=out, progress=lambda tick: steps.append(tick.step))
+    assert steps == [3, 4]
+    assert resumed.digest == undisturbed.digest
 
 
-def test_resuming_with_other_settings_is_refused(city: GeoPairs, config: TrainConfig, tmp_path: Path) -> None:
-    state, sampler = start(config), NeighbourhoodSampler([city], config.sampler, seed=0)
-    write_resumable(state, sampler, config, tmp_path, spent_s=0.0)
+def test_recomputed_activations_give_the_same_gradients(
+    run_in: Callable[[TrainConfig, Path], Run], config: TrainConfig, tmp_path: Path
+) -> None:
+    losses = []
+    for recompute in (False, True):
+        run = run_in(replace(config, recompute=recompute), tmp_path)
+        batch = run.next_batch(0.0)
+        ticks = [train_step(run.state, batch, run.config, share=0, spent_s=0) for _ in range(2)]
+        losses.append([tick.loss for tick in ticks])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_tensorboard_events_lie_beside_the_log(city: GeoPairs, config: TrainConfig, tmp_path: Path) -> None:
+    fit([city], config, out=tmp_path)
+    events = list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    assert sum(path.stat().st_size for path in events) > 0
+
+
+def test_resuming_with_other_settings_is_refused(
+    run_in: Callable[[TrainConfig, Path], Run], city: GeoPairs, config: TrainConfig, tmp_path: Path
+) -> None:
+    run_in(config, tmp_path).save(spent_s=0.0)
     with pytest.raises(BadCheckpoint, match="other settings"):
         fit([city], replace(config, seed=1), out=tmp_path)
 
@@ -130,12 +163,12 @@ def test_thread_setting_is_given_back(city: GeoPairs, config: TrainConfig, tmp_p
     assert torch.get_num_threads() == before
 
 
-def test_mining_finds_patches_elsewhere(city: GeoPairs, config: TrainConfig) -> None:
-    sampler = NeighbourhoodSampler([city], config.sampler, seed=0)
-    state = start(config)
-    encoder = averaged_encoder(state, [city], sampler, config)
-    mine_hard_patches(state, encoder, [city], sampler, config)
-    hard = sampler.state()["hard"][0].numpy()
+def test_mining_finds_patches_elsewhere(
+    run_in: Callable[[TrainConfig, Path], Run], city: GeoPairs, config: TrainConfig, tmp_path: Path
+) -> None:
+    run = run_in(config, tmp_path)
+    run.mine_hard_patches()
+    hard = run.sampler.state()["hard"][0].numpy()
     away = city.patch_xy_m[hard] - city.street_xy_m[:, None]
     assert (away**2).sum(axis=-1).min() ** 0.5 > 12
 
