@@ -214,8 +214,8 @@ def _origin(data: Path) -> dict[str, Any]:
 
 def _calibrate(folder: Path, validation: Path) -> None:
     from cli.model_progress import labelled_bars
-    from clnet_model.data import load_pairs
     from clnet_model.checkpoint import save_calibration
+    from clnet_model.data import load_pairs
     from clnet_model.encoder import load_encoder
     from clnet_model.evaluate import calibrate
 
