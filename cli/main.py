@@ -8,6 +8,7 @@ import typer
 
 from cli.demo import demo
 from cli.evaluate import evaluate
+from cli.explain import explain
 from cli.ingest import ingest
 from cli.locate import locate
 from cli.regions import regions
@@ -25,7 +26,7 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (demo, simulate, ingest, regions, serve, locate, train, evaluate):
+    for command in (demo, simulate, ingest, regions, serve, locate, train, evaluate, explain):
         app.command()(command)
     return app
 

@@ -55,7 +55,7 @@ def train(
     ] = None,
 ) -> None:
     """Train CLNet on cities, choose and calibrate it on others."""
-    scale = _scale(workers, threads, gpus=gpus)
+    scale = scale_of(workers, threads, gpus=gpus)
     model = _model(ablate, pretrained)
     cities, validation = _saved_cities(data, val or [], model)
     config = _config(
@@ -77,7 +77,7 @@ def _model(ablate: str, pretrained: str | None) -> CLNetConfig:
     return base.without(*(name.strip() for name in ablate.split(",") if name.strip()))
 
 
-def _scale(workers: str | None, threads: int | None, *, gpus: bool) -> Scale | None:
+def scale_of(workers: str | None, threads: int | None, *, gpus: bool) -> Scale | None:
     """None: this process alone."""
     from clnet_model.errors import BadConfig
     from clnet_model.ray_train import Scale

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -80,7 +80,7 @@ def fit_on_ray(
         _work,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=scale.workers,
+            num_workers=cast(Any, scale.workers),  # a tuple is for elastic runs; its base class says int
             use_gpu=scale.gpus,
             resources_per_worker={"CPU": scale.cores_per_worker, **({"GPU": 1} if scale.gpus else {})},
         ),

@@ -1,0 +1,63 @@
+"""`clnet train`: how it reads --workers, and how it shows a run that goes on elsewhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from cli.model_progress import followed_log
+from cli.train import scale_of
+from clnet_model.errors import BadConfig
+from clnet_model.run_files import LOG_FILE
+from clnet_model.train_step import Tick
+
+TICK = Tick(step=7, share=0.5, spent_s=3.0, queries=84, loss=2.0, batch_recall_at_1=0.25, learning_rate=1e-3)
+
+
+def test_one_number_of_workers_is_fixed() -> None:
+    scale = scale_of("4", 2, gpus=True)
+    assert scale is not None
+    assert (scale.workers, scale.cores_per_worker, scale.gpus) == (4, 2, True)
+
+
+def test_two_numbers_shrink_and_grow() -> None:
+    scale = scale_of("2-8", None, gpus=False)
+    assert scale is not None
+    assert (scale.workers, scale.cores_per_worker) == ((2, 8), 1)
+
+
+def test_without_workers_this_process_trains() -> None:
+    assert scale_of(None, None, gpus=False) is None
+
+
+@pytest.mark.parametrize("workers", ["many", "", "1-2-3", "0", "4-2", "-3"])
+def test_other_numbers_of_workers_are_refused(workers: str) -> None:
+    with pytest.raises(BadConfig, match="workers"):
+        scale_of(workers, None, gpus=False)
+
+
+def test_gpus_alone_ask_for_workers() -> None:
+    with pytest.raises(BadConfig, match="--workers"):
+        scale_of(None, None, gpus=True)
+
+
+def test_the_last_step_of_a_run_elsewhere_is_shown(tmp_path: Path) -> None:
+    lines = [asdict(TICK) | {"step": 6}, asdict(TICK), {"step": 7, "validation": {"recall_at_1": 0.5}}]
+    (tmp_path / LOG_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 8, "sh')
+    shown: list[Tick] = []
+    with followed_log(tmp_path, shown.append):
+        deadline = time.monotonic() + 20
+        while not shown and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert shown[0] == TICK
+
+
+def test_a_run_that_has_not_begun_shows_nothing(tmp_path: Path) -> None:
+    shown: list[Tick] = []
+    with followed_log(tmp_path, shown.append):
+        time.sleep(1.2)
+    assert shown == []
