@@ -14,19 +14,21 @@ import typer
 from cli.options import Settings
 
 if TYPE_CHECKING:
+    from cli.train_data import TrainingData
     from clnet_model.model import CLNetConfig
     from clnet_model.ray_train import Scale
     from clnet_model.schedule import BudgetConfig
     from clnet_model.train import TrainReport
     from clnet_model.train_config import TrainConfig
 
-MARGIN_PX = 16  # lets training move patches by up to 9 m
-NEAR_M = 60.0
+BENCHMARK = "A public benchmark"
 
 
 def train(
-    data: Annotated[list[Path], typer.Argument(help="Folders written by `clnet simulate`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the new checkpoint.")],
+    data: Annotated[
+        list[Path] | None, typer.Argument(help="Folders written by `clnet simulate`.", show_default=False)
+    ] = None,
     val: Annotated[
         list[Path] | None, typer.Option("--val", help="City that chooses and calibrates the checkpoint.")
     ] = None,
@@ -53,28 +55,104 @@ def train(
     start_from: Annotated[
         Path | None, typer.Option("--start-from", help="Checkpoint to go on from, e.g. for your own city.")
     ] = None,
+    patch_px: Annotated[
+        int | None, typer.Option(help="Side of a patch as the network takes it; default 128.")
+    ] = None,
+    canvas_px: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Street canvas as the network takes it; default 64x256."),
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(help="cvusa, cvact, vigor or manifest: its training part.", rich_help_panel=BENCHMARK),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Its folder as published; for manifest the file.", rich_help_panel=BENCHMARK),
+    ] = None,
+    area: Annotated[str | None, typer.Option(help="vigor: same or cross.", rich_help_panel=BENCHMARK)] = None,
+    query_kind: Annotated[
+        str | None, typer.Option(help="manifest: panorama or perspective.", rich_help_panel=BENCHMARK)
+    ] = None,
+    hfov_deg: Annotated[
+        float | None,
+        typer.Option(help="Horizontal field of view of perspective images.", rich_help_panel=BENCHMARK),
+    ] = None,
 ) -> None:
-    """Train CLNet on cities, choose and calibrate it on others."""
+    """Train CLNet on cities, choose and calibrate it on another.
+
+    Or train on a public benchmark: --benchmark NAME --root PATH; one query in twenty is held out to choose
+    the checkpoint by.
+    """
     scale = scale_of(workers, threads, gpus=gpus)
-    model = _model(ablate, pretrained)
-    cities, validation = _saved_cities(data, val or [], model)
-    config = _config(
-        model, cities, minutes=minutes, epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed,
-        threads=threads, pretrained=pretrained, start_from=start_from, recompute=recompute,
+    model = _model(ablate, pretrained, patch_px=patch_px, canvas_px=canvas_px)
+    found = _data(
+        data or [], val or [], model, out=out, benchmark=benchmark, root=root, area=area,
+        query_kind=query_kind, hfov_deg=hfov_deg,
     )  # fmt: skip
-    report = _fit(cities, validation, config, scale, out=out, sources=[*data, *(val or [])])
-    if validation is not None:
-        _calibrate(report.folder, validation)
+    config = _config(
+        model, found.train, minutes=minutes, epochs=epochs, batch=batch, learning_rate=learning_rate,
+        seed=seed, threads=threads, pretrained=pretrained, start_from=start_from, recompute=recompute,
+    )  # fmt: skip
+    report = _fit(found, config, scale, out=out)
+    if found.validation is not None and found.calibrates:
+        _calibrate(report.folder, found.validation)
     typer.echo(
         f"{report.folder}: digest {report.digest}, {report.queries:,} street images in {report.spent_s:.0f} s"
     )
 
 
-def _model(ablate: str, pretrained: str | None) -> CLNetConfig:
+def _model(
+    ablate: str, pretrained: str | None, *, patch_px: int | None, canvas_px: str | None
+) -> CLNetConfig:
     from clnet_model.model import CLNetConfig, pretrained_backbone
 
     base = CLNetConfig() if pretrained is None else CLNetConfig(backbone=pretrained_backbone(pretrained))
+    if patch_px is not None:
+        base = replace(base, patch_px=patch_px)
+    if canvas_px is not None:
+        height_px, width_px = _size(canvas_px)
+        base = replace(base, canvas=replace(base.canvas, height_px=height_px, width_px=width_px))
     return base.without(*(name.strip() for name in ablate.split(",") if name.strip()))
+
+
+def _size(text: str) -> tuple[int, int]:
+    from clnet_model.errors import BadConfig
+
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise BadConfig(f"--canvas-px is {text!r}: give height and width in pixels, as in 128x768")
+    return int(height), int(width)
+
+
+def _data(
+    data: Sequence[Path],
+    val: Sequence[Path],
+    model: CLNetConfig,
+    *,
+    out: Path,
+    benchmark: str | None,
+    root: Path | None,
+    area: str | None,
+    query_kind: str | None,
+    hfov_deg: float | None,
+) -> TrainingData:
+    """Either cities or a benchmark."""
+    from cli.train_data import from_benchmark, from_cities
+    from clnet_model.errors import BadConfig
+
+    if bool(data) == (benchmark is not None):
+        raise BadConfig("give either folders written by `clnet simulate` or --benchmark NAME --root PATH")
+    if benchmark is None:
+        return from_cities(data, val, model)
+    if root is None:
+        raise BadConfig(f"--benchmark {benchmark} without --root; give the folder that holds its images")
+    if val:
+        raise BadConfig("--val with --benchmark: part of its training split is held out; leave --val out")
+    part = {} if benchmark.lower() == "manifest" else {"part": "train"}
+    options = {"area": area, "query_kind": query_kind}
+    chosen = {name: value for name, value in options.items() if value is not None}
+    return from_benchmark(benchmark, root, {**part, **chosen}, model, hfov_deg=hfov_deg, cache=out / "pairs")
 
 
 def scale_of(workers: str | None, threads: int | None, *, gpus: bool) -> Scale | None:
@@ -97,27 +175,6 @@ def scale_of(workers: str | None, threads: int | None, *, gpus: bool) -> Scale |
             return Scale(workers=(fewest, most), gpus=gpus, cores_per_worker=threads or 1)
         case _:
             raise BadConfig(f"--workers is {workers!r}: give a number, or fewest and most as in 2-8")
-
-
-def _saved_cities(
-    data: Sequence[Path], val: Sequence[Path], model: CLNetConfig
-) -> tuple[list[Path], Path | None]:
-    """Training cities with moveable patches near streets; one validation city with its whole gallery."""
-    from cli.model_progress import labelled_bars
-    from cli.pairs import saved_pairs
-    from clnet_model.errors import BadPairs
-
-    if len(val) > 1:
-        raise BadPairs(
-            f"{len(val)} validation cities given; one chooses the checkpoint, evaluate the others after"
-        )
-    coarse = replace(model, zoom=model.zoom - 1)  # margins reach every place between: a quarter of the memory
-    with labelled_bars() as progress:
-        cities = [
-            saved_pairs(path, coarse, margin_px=MARGIN_PX, near_m=NEAR_M, progress=progress) for path in data
-        ]
-        validation = [saved_pairs(path, model, progress=progress) for path in val]
-    return cities, validation[0] if validation else None
 
 
 def _config(
@@ -165,15 +222,7 @@ def _budget(minutes: float | None, epochs: float | None, steps_per_epoch: float)
     return BudgetConfig(max_minutes=10.0 if minutes is None else minutes)
 
 
-def _fit(
-    cities: Sequence[Path],
-    validation: Path | None,
-    config: TrainConfig,
-    scale: Scale | None,
-    *,
-    out: Path,
-    sources: Sequence[Path],
-) -> TrainReport:
+def _fit(data: TrainingData, config: TrainConfig, scale: Scale | None, *, out: Path) -> TrainReport:
     from cli.model_progress import followed_log, training_bar
     from clnet_model.collective import World
     from clnet_model.data import load_pairs
@@ -183,33 +232,23 @@ def _fit(
 
     provenance = {
         "command": shlex.join(["clnet", *sys.argv[1:]]),
-        "data": [_origin(path) for path in sources],
+        "data": list(data.origin),
     }
     if scale is not None:
         with ray_cluster(Settings().ray_address), training_bar() as progress, followed_log(out, progress):
             return fit_on_ray(
-                cities, config, out=out, scale=scale, validation=validation, provenance=provenance
+                data.train, config, out=out, scale=scale, validation=data.validation, provenance=provenance
             )
     with training_bar() as progress:
         return fit(
-            [load_pairs(city) for city in cities],
+            [load_pairs(city) for city in data.train],
             config,
             out=out,
             progress=progress,
-            validation=None if validation is None else load_pairs(validation),
+            validation=None if data.validation is None else load_pairs(data.validation),
             provenance=provenance,
             world=World.here(),
         )
-
-
-def _origin(data: Path) -> dict[str, Any]:
-    """Seeds and styles of a simulated city, for the checkpoint's provenance."""
-    import geopandas
-
-    frame = geopandas.read_parquet(data / "manifest.parquet")
-    seeds = sorted({int(seed) for seed in frame["seed"]}) if "seed" in frame else []
-    styles = sorted({str(style) for style in frame["style"]}) if "style" in frame else []
-    return {"folder": data.name, "seeds": seeds, "styles": styles, "images": len(frame)}
 
 
 def _calibrate(folder: Path, validation: Path) -> None:

@@ -24,7 +24,7 @@ from PIL import Image
 from clnet_model.benchmarks.base import QueryKind, Split
 from clnet_model.encoder import Encoder, Vectors
 from clnet_model.errors import BadImage, BadPairs
-from clnet_model.preprocess import Camera, Panorama, Perspective, Pixels, decode_image, to_canvas
+from clnet_model.preprocess import Camera, CanvasSpec, Panorama, Perspective, Pixels, decode_image, to_canvas
 
 BLOCK = 256
 NAMED = 5  # unreadable files that a message names
@@ -50,7 +50,7 @@ def embed_gallery(encoder: Encoder, split: Split, *, progress: Progress | None =
     Raises:
         BadPairs: names the images that cannot be read.
     """
-    read = _aerial_reader(split.gallery, encoder)
+    read = aerial_reader(split.gallery, encoder.patch_px)
     embedded = _embedded(split.gallery, read, encoder.embed_aerial, f"{split.name}: gallery", progress)
     return _filled(embedded, len(split.gallery), encoder.dim)
 
@@ -65,7 +65,11 @@ def embed_queries(
         BadCamera: no camera has this field of view.
     """
     aerial = split.query_kind is QueryKind.AERIAL
-    read = _aerial_reader(split.queries, encoder) if aerial else _street_reader(split, encoder, hfov_deg)
+    read = (
+        aerial_reader(split.queries, encoder.patch_px)
+        if aerial
+        else street_reader(split, encoder.canvas, hfov_deg)
+    )
     embed: Embed = encoder.embed_aerial if aerial else encoder.embed_ground
     embedded = _embedded(split.queries, read, embed, f"{split.name}: queries", progress)
     return _filled(embedded, len(split.queries), encoder.dim)
@@ -96,19 +100,27 @@ def to_patch(image: Pixels, side_px: int) -> Pixels:
     return np.asarray(Image.fromarray(image).resize((side_px, side_px), method))
 
 
-def _aerial_reader(paths: Sequence[Path], encoder: Encoder) -> Read:
+def aerial_reader(paths: Sequence[Path], patch_px: int) -> Read:
+    """Reads image `row` of the paths as a patch."""
+
     def read(row: int) -> Pixels:
-        return to_patch(decode_image(paths[row].read_bytes()), encoder.patch_px)
+        return to_patch(decode_image(paths[row].read_bytes()), patch_px)
 
     return read
 
 
-def _street_reader(split: Split, encoder: Encoder, hfov_deg: float) -> Read:
+def street_reader(split: Split, spec: CanvasSpec, hfov_deg: float) -> Read:
+    """Reads query `row` of the split as a canvas.
+
+    Raises:
+        BadCamera: no camera has this field of view.
+        BadPairs: the queries were not taken from the street.
+    """
     camera_of(split, 0, hfov_deg=hfov_deg)  # a wrong setting ends here, not at every image
 
     def read(row: int) -> Pixels:
         image = decode_image(split.queries[row].read_bytes())
-        return to_canvas(image, camera_of(split, row, hfov_deg=hfov_deg), encoder.canvas)
+        return to_canvas(image, camera_of(split, row, hfov_deg=hfov_deg), spec)
 
     return read
 
@@ -116,9 +128,18 @@ def _street_reader(split: Split, encoder: Encoder, hfov_deg: float) -> Read:
 def _embedded(
     paths: Sequence[Path], read: Read, embed: Embed, label: str, progress: Progress | None
 ) -> Iterator[Vectors]:
-    """Vectors of the files in blocks (b, D).
+    """Vectors of the files in blocks (b, D)."""
+    for images in read_blocks(paths, read, label, progress):
+        yield embed(images)
+
+
+def read_blocks(paths: Sequence[Path], read: Read, label: str, progress: Progress | None) -> Iterator[Pixels]:
+    """The images of the files in blocks (b, ...).
 
     After the first unreadable file the rest is only read, so that one message names them all.
+
+    Raises:
+        BadPairs: names the images that cannot be read.
     """
     bad: list[Unreadable] = []
     with ThreadPoolExecutor(READERS) as pool:
@@ -128,7 +149,7 @@ def _embedded(
             images = [each for each in attempts if not isinstance(each, Unreadable)]
             bad += [each for each in attempts if isinstance(each, Unreadable)]
             if not bad:
-                yield embed(np.stack(images))
+                yield np.stack(images)
             if progress is not None:
                 progress(label, rows.stop / len(paths))
     if bad:

@@ -123,6 +123,7 @@ def nearest_rows(
     """For each position the `count` nearest others, nearest first: rows and distances in metres (N,
     count)."""
     count = min(count, len(to_xy_m))
+    block = max(16, min(block, 2**24 // max(1, len(to_xy_m))))  # distances of a block: 128 MB at most
     rows = np.empty((len(from_xy_m), count), np.int32)
     metres = np.empty((len(from_xy_m), count), np.float32)
     for start in range(0, len(from_xy_m), block):

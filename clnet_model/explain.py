@@ -53,11 +53,11 @@ def explain(encoder: TorchEncoder, canvas: Pixels, patch: Pixels) -> Explanation
         shared = model.correspondence(canvases, patches)[0]  # (ground tokens, aerial tokens)
         stride = config.backbone.fine_stride_px
         columns = config.canvas.width_px // stride
-        by_column = shared.unflatten(0, (-1, columns)).sum(dim=0)  # (C, aerial tokens)
+        by_column = shared.reshape(-1, columns, shared.shape[1]).sum(dim=0)  # (C, aerial tokens)
         heat = _on_plan(by_column, polar=config.polar, columns=columns, size_px=config.patch_px)
     return Explanation(
         score=float(products.sum()),
-        evidence=products.unflatten(0, (config.latent_azimuths, -1)).sum(dim=1).cpu().numpy(),
+        evidence=products.reshape(config.latent_azimuths, -1).sum(dim=1).cpu().numpy(),
         attention=(heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)).cpu().numpy(),
     )
 
@@ -70,9 +70,9 @@ def _on_plan(tokens: Tensor, *, polar: bool, columns: int, size_px: int) -> Tens
     """Maps over aerial tokens (C, N) as north-up images (C, size_px, size_px)."""
     if not polar:
         side = math.isqrt(tokens.shape[1])
-        plan = tokens.unflatten(1, (side, side))[:, None]
+        plan = tokens.reshape(-1, 1, side, side)
         return functional.interpolate(plan, (size_px, size_px), mode="bilinear")[:, 0]
-    unrolled = tokens.unflatten(1, (-1, columns))  # (C, rows, azimuths)
+    unrolled = tokens.reshape(len(tokens), -1, columns)  # (C, rows, azimuths)
     wrapped = functional.pad(unrolled[:, None], (1, 1, 0, 0), mode="circular")
     grid = _unrolled_grid(size_px, columns).to(tokens.device)
     outside = (grid[..., 1] < -1.0).to(tokens.device)  # corners lie beyond the last ring

@@ -7,10 +7,15 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
+from cli.main import build_app
 from cli.model_progress import followed_log
 from cli.train import scale_of
+from clnet_model.checkpoint import load_checkpoint
 from clnet_model.errors import BadConfig
 from clnet_model.run_files import LOG_FILE
 from clnet_model.train_step import Tick
@@ -61,3 +66,36 @@ def test_a_run_that_has_not_begun_shows_nothing(tmp_path: Path) -> None:
     with followed_log(tmp_path, shown.append):
         time.sleep(1.2)
     assert shown == []
+
+
+def test_a_benchmark_trains_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), ["street_image,lat,lon,heading_deg,aerial_image"]
+    for number in range(40):
+        for side, shape in (("street", (32, 64, 3)), ("aerial", (64, 64, 3))):
+            Image.fromarray(rng.integers(0, 255, shape, np.uint8)).save(tmp_path / f"{side}{number}.png")
+        rows.append(f"street{number}.png,59.9,{10.7 + number / 1000},0,aerial{number}.png")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    out = tmp_path / "run"
+    asked = ["train", "--benchmark", "manifest", "--root", str(tmp_path / "manifest.csv"), "--out", str(out)]
+    sizes = ["--epochs", "0.2", "--batch", "8", "--patch-px", "64", "--canvas-px", "32x128"]
+    done = CliRunner().invoke(build_app(), [*asked, *sizes])
+    assert done.exit_code == 0, done.output
+    checkpoint = load_checkpoint(out)
+    assert checkpoint.model.config.canvas.width_px == 128
+    assert checkpoint.provenance["data"][0]["images"] == 40
+    assert checkpoint.provenance["validation"]["queries"] == 2
+    assert not checkpoint.calibration.fitted
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ([], "either folders"),
+        (["--benchmark", "cvusa"], "without --root"),
+        (["--benchmark", "cvusa", "--root", "x", "--val", "y"], "held out"),
+        (["city", "--canvas-px", "64"], "height and width"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(asked: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match=told):
+        CliRunner().invoke(build_app(), ["train", *asked, "--out", str(tmp_path)], catch_exceptions=False)
