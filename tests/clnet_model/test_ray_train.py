@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,20 @@ from clnet_model.errors import BadConfig
 from clnet_model.model import CLNetConfig
 from clnet_model.preprocess import CanvasSpec
 from clnet_model.ray_train import RUN_NAME, Scale, fit_on_ray
+from clnet_model.run_files import LOG_FILE
 from clnet_model.sampling import SamplerConfig
 from clnet_model.schedule import BudgetConfig
+from clnet_model.train import fit
 from clnet_model.train_config import TrainConfig
 from clnet_model.train_step import Tick
 
 SMALL = CanvasSpec(height_px=32, width_px=128)
+
+
+def losses(out: Path) -> dict[int, float]:
+    """Loss of every step; of a step done twice, the last."""
+    lines = [json.loads(line) for line in (out / LOG_FILE).read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
 def die_once(marker: Path) -> Callable[[Tick], None]:
@@ -61,6 +70,8 @@ def test_a_run_survives_a_killed_worker_and_equals_one_process(
     assert report.validation is not None
     assert report.digest == load_checkpoint(report.folder).digest
     assert not (tmp_path / "shared" / RUN_NAME).exists()
+    fit([city], config, out=tmp_path / "alone", validation=city)
+    assert losses(tmp_path / "shared") == pytest.approx(losses(tmp_path / "alone"), rel=2e-3)
 
 
 @pytest.mark.parametrize("workers", [0, (0, 2), (3, 2)])
