@@ -205,9 +205,20 @@ def _city_rows(results: Results) -> list[tuple[str, ...]]:
             name,
             str(m.queries),
             str(m.patches),
-            *(f"{share:.3f}" for share in (m.recall_at_1, m.recall_at_5, m.recall_at_10, m.recall_25m)),
+            _with_interval(m.recall_at_1, m.queries),
+            f"{m.recall_at_5:.3f}",
+            f"{m.recall_at_10:.3f}",
+            _with_interval(m.recall_25m, m.queries),
             f"{m.median_error_m:.1f} m",
         )
         for city, sets in results.items()
         for name, m in sets.items()
     ]
+
+
+def _with_interval(share: float, count: int) -> str:
+    """The share and its 95 % interval."""
+    from clnet_model.intervals import share_interval
+
+    found = share_interval(share, count)
+    return f"{share:.3f} ({found.low:.3f} to {found.high:.3f})"

@@ -52,6 +52,17 @@ def query_interval(
     return _wilson(mean, effective)
 
 
+def share_interval(share: float, count: int) -> Estimate:
+    """A share of `count` independent queries, with Wilson's score interval.
+
+    Raises:
+        BadConfig: no query.
+    """
+    if count < 1:
+        raise BadConfig(f"{count} queries have no share; give at least one")
+    return _wilson(share, count)
+
+
 def seed_interval(values: Sequence[float]) -> Estimate:
     """Mean of one figure over several training seeds, with Student's t interval.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clnet_model.errors import BadConfig
-from clnet_model.intervals import query_interval, seed_interval, t_95
+from clnet_model.intervals import query_interval, seed_interval, share_interval, t_95
 
 
 def hits(yes: int, no: int) -> np.ndarray:
@@ -16,6 +16,10 @@ def hits(yes: int, no: int) -> np.ndarray:
 def test_hits_and_misses_have_wilsons_interval() -> None:
     found = query_interval(hits(8, 2))
     assert (found.value, found.low, found.high) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
+
+
+def test_a_share_has_the_interval_of_its_hits() -> None:
+    assert share_interval(0.8, 10) == query_interval(hits(8, 2))
 
 
 def test_no_miss_is_no_certainty() -> None:
