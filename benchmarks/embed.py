@@ -3,8 +3,8 @@
     pip install onnx onnxscript onnxruntime openvino     # optional; runtimes that are missing are left out
     python benchmarks/embed.py
 
-Runtimes take turns, several rounds, so that a noisy machine is noisy for all; what counts is the ratio to torch
-in float32 in the same round. Every runtime's vectors are compared with it; a difference above 1e-3 (1e-1 in
+Runtimes take turns, several rounds, so that a noisy machine is noisy for all; what counts is the ratio to
+torch in float32 in the same round. Every runtime's vectors are compared with it; a difference above 1e-3 (1e-1 in
 bfloat16) is an error. Writes benchmarks/results/embed.json.
 """
 
