@@ -4,8 +4,8 @@
     python benchmarks/embed.py
 
 Runtimes take turns, several rounds, so that a noisy machine is noisy for all; what counts is the ratio to
-torch in float32 in the same round. Every runtime's vectors are compared with it; a difference above 1e-3 (1e-1 in
-bfloat16) is an error. Writes benchmarks/results/embed.json.
+torch in float32 in the same round. Every runtime's vectors are compared with it; above 1e-3 (1e-1 in
+bfloat16) they are in error. Writes benchmarks/results/embed.json.
 """
 
 from __future__ import annotations
