@@ -34,8 +34,8 @@ class AugmentConfig:
         6.6  # camera from patch centre, per axis: half the stride at zoom 21 on the 48th parallel
     )
     heading_sigma_deg: float = 3.0
-    limited_fov_share: float = 0.4
-    photo_like_share: float = 0.5
+    limited_fov_share: float = 0.5
+    photo_like_share: float = 0.6
     colour_mix: float = 0.15
     swap_share: float = 0.03
     grey_share: float = 0.08

@@ -132,16 +132,26 @@ class Trunk(nn.Module):
         self.coarse = nn.Linear(coarse_dim, token_dim)
         self.norm = nn.LayerNorm(token_dim)
 
-    def forward(self, images: Tensor, side: Side) -> Tensor:
-        """Tokens (B, rows, columns, C) at the fine stride."""
+    def forward(self, images: Tensor, side: Side, *, around: bool) -> Tensor:
+        """Tokens (B, rows, columns, C) at the fine stride; `around`: columns go once around the camera."""
         if isinstance(self.backbone, ResidualTrunk):
-            fine, coarse = self.backbone(images, side)
+            fine, coarse = self.backbone(images, side, around=around)
+        elif around:
+            fine, coarse = self._wrapped(images)
         else:
             fine, coarse = self.backbone(images).feature_maps
         coarse = self.coarse(coarse.permute(0, 2, 3, 1))
         coarse = coarse.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
         tokens: Tensor = self.norm(self.fine(fine.permute(0, 2, 3, 1)) + coarse)
         return tokens
+
+    def _wrapped(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The library's backbones have edges: let them see a coarse token beyond, and cut it off again."""
+        wrap = self.config.coarse_stride_px
+        images = functional.pad(images, (wrap, wrap, 0, 0), mode="circular")
+        fine, coarse = self.backbone(images).feature_maps
+        edge = wrap // self.config.fine_stride_px
+        return fine[..., edge:-edge], coarse[..., 1:-1]
 
 
 class ViewHead(nn.Module):
@@ -209,7 +219,7 @@ class CLNet(nn.Module):
     def view_ground(self, canvases: Tensor) -> View:
         """Everything about street canvases (B, 4, H, W)."""
         mask = canvases[:, 3:].float() / 255.0
-        tokens = self._tokens_around(standardise(canvases[:, :3].float(), mask), Side.GROUND)
+        tokens = self._tokens(standardise(canvases[:, :3].float(), mask), Side.GROUND)
         seen = functional.avg_pool2d(mask, self.config.backbone.fine_stride_px).flatten(1)  # (B, N)
         return self._finish(Side.GROUND, *self.ground(tokens, seen))
 
@@ -218,18 +228,17 @@ class CLNet(nn.Module):
         rgb = patches.float()
         if not self.config.polar:
             plan = standardise(rgb, torch.ones_like(rgb[:, :1]))
-            return self._finish(Side.AERIAL, *self.aerial(self.trunk(plan, Side.AERIAL).flatten(1, 2), None))
+            return self._finish(
+                Side.AERIAL, *self.aerial(self._tokens(plan, Side.AERIAL, around=False), None)
+            )
         grid = self.polar_grid.to(rgb.dtype).expand(len(rgb), -1, -1, -1)
         rgb = functional.grid_sample(rgb, grid, align_corners=False, padding_mode="border")
-        tokens = self._tokens_around(standardise(rgb, torch.ones_like(rgb[:, :1])), Side.AERIAL)
+        tokens = self._tokens(standardise(rgb, torch.ones_like(rgb[:, :1])), Side.AERIAL)
         return self._finish(Side.AERIAL, *self.aerial(tokens, None))
 
-    def _tokens_around(self, images: Tensor, side: Side) -> Tensor:
-        """Tokens (B, N, C) of images (B, 4, H, W) whose columns go once around the camera: no left edge."""
-        wrap = self.config.backbone.coarse_stride_px
-        edge = wrap // self.config.backbone.fine_stride_px
-        images = functional.pad(images, (wrap, wrap, 0, 0), mode="circular")
-        tokens: Tensor = self.trunk(images, side)[:, :, edge:-edge].flatten(1, 2)
+    def _tokens(self, images: Tensor, side: Side, *, around: bool = True) -> Tensor:
+        """Tokens (B, N, C) of images (B, 4, H, W)."""
+        tokens: Tensor = self.trunk(images, side, around=around).flatten(1, 2)
         return tokens
 
     def correspondence(self, canvases: Tensor, patches: Tensor) -> Tensor:

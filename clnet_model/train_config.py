@@ -43,7 +43,9 @@ class TrainConfig:
 
     def hardness(self, share: float) -> float:
         """0 at the start of the run, 1 from `ramp_share` of it on: how packed batches and how strong
-        augmentation are."""
+        augmentation are. A network that has learned before starts at 1."""
+        if self.start_from is not None:
+            return 1.0
         return min(1.0, share / self.ramp_share) if self.ramp_share > 0 else 1.0
 
     def settings(self) -> str:

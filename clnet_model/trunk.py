@@ -14,6 +14,7 @@ from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from clnet_model.collective import summed, trained_together
@@ -84,13 +85,13 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(width_in, width, 1, stride, bias=False) if changes else None
         self.shortcut_norm = ViewNorm(width) if changes else None
 
-    def forward(self, x: Tensor, side: Side) -> Tensor:
+    def forward(self, x: Tensor, side: Side, around: bool) -> Tensor:
         """(B, C, H, W) -> (B, width, H / stride, W / stride)."""
         kept = x
         if self.shortcut is not None and self.shortcut_norm is not None:
             kept = self.shortcut_norm(self.shortcut(x), side)
-        x = torch.relu(self.first_norm(self.first(x), side))
-        return torch.relu(kept + self.second_norm(self.second(x), side))
+        x = torch.relu(self.first_norm(convolved(self.first, x, around=around), side))
+        return torch.relu(kept + self.second_norm(convolved(self.second, x, around=around), side))
 
 
 class ResidualTrunk(nn.Module):
@@ -115,14 +116,29 @@ class ResidualTrunk(nn.Module):
             self.stages.append(nn.ModuleList(blocks))
             before = width
 
-    def forward(self, images: Tensor, side: Side) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) to the maps of the last two stages."""
+    def forward(self, images: Tensor, side: Side, *, around: bool) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) to the maps of the last two stages; `around`: the last column borders on the
+        first."""
         x = images
         for convolution, norm in zip(self.stem, self.stem_norms, strict=True):
-            x = torch.relu(norm(convolution(x), side))
+            x = torch.relu(norm(convolved(convolution, x, around=around), side))  # type: ignore[arg-type]
         maps = []
         for stage in self.stages:
             for block in stage:  # type: ignore[attr-defined]
-                x = checkpoint(block, x, side, use_reentrant=False) if self.recompute else block(x, side)
+                kept = checkpoint(block, x, side, around, use_reentrant=False) if self.recompute else None
+                x = block(x, side, around) if kept is None else kept
             maps.append(x)
         return maps[-2], maps[-1]
+
+
+def convolved(convolution: nn.Conv2d, x: Tensor, *, around: bool) -> Tensor:
+    """A 3 × 3 convolution; `around` the circle it has no left and no right edge, so that turning the image by
+    whole strides turns the result.
+
+    An edge is not harmless: it tells every column where it is, both views alike, and a network that can tell
+    turns apart by their edge learns nothing else about them.
+    """
+    if not around:
+        return convolution(x)
+    x = functional.pad(x, (1, 1, 0, 0), mode="circular")
+    return functional.conv2d(x, convolution.weight, stride=convolution.stride, padding=(1, 0))
