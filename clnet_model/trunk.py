@@ -138,7 +138,7 @@ def convolved(convolution: nn.Conv2d, x: Tensor, *, around: bool) -> Tensor:
     An edge is not harmless: it tells every column where it is, both views alike, and a network that can tell
     turns apart by their edge learns nothing else about them.
     """
-    if not around:
-        return convolution(x)
-    x = functional.pad(x, (1, 1, 0, 0), mode="circular")
-    return functional.conv2d(x, convolution.weight, stride=convolution.stride, padding=(1, 0))
+    if around:
+        x = functional.pad(x, (1, 1, 0, 0), mode="circular")
+    padding = (1, 0) if around else (1, 1)
+    return functional.conv2d(x, convolution.weight, stride=convolution.stride, padding=padding)
