@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Results = dict[str, dict[str, "Metrics"]]
 
-CITY_HEADER = ("city", "queries", "n", "patches", "R@1", "R@5", "R@10", "≤ 25 m", "median error")
+CITY_HEADER = ("city", "queries", "n", "patches", "R@1 %", "R@5 %", "R@10 %", "≤ 25 m %", "median")
 BENCHMARK = "A public benchmark"
 
 
@@ -206,8 +206,8 @@ def _city_rows(results: Results) -> list[tuple[str, ...]]:
             str(m.queries),
             str(m.patches),
             _with_interval(m.recall_at_1, m.queries),
-            f"{m.recall_at_5:.3f}",
-            f"{m.recall_at_10:.3f}",
+            f"{100 * m.recall_at_5:.1f}",
+            f"{100 * m.recall_at_10:.1f}",
             _with_interval(m.recall_25m, m.queries),
             f"{m.median_error_m:.1f} m",
         )
@@ -217,8 +217,8 @@ def _city_rows(results: Results) -> list[tuple[str, ...]]:
 
 
 def _with_interval(share: float, count: int) -> str:
-    """The share and its 95 % interval."""
+    """In per cent, with the half width of its 95 % interval."""
     from clnet_model.intervals import share_interval
 
     found = share_interval(share, count)
-    return f"{share:.3f} ({found.low:.3f} to {found.high:.3f})"
+    return f"{100 * share:.1f} ±{50 * (found.high - found.low):.1f}"

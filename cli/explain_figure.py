@@ -98,7 +98,7 @@ def _sectors(patch: Pixels, found: Explanation) -> Image.Image:
         heat = found.attention[near].mean(axis=0)
         colour = hues[int(middle) % columns]
         tinted = _overlaid(patch, np.broadcast_to(colour, patch.shape), heat / max(float(heat.max()), 1e-6))
-        left, top = (number % 4) * (side + GAP_PX), (number // 4) * (PLAN_PX // 2)
+        left, top = (number % 4) * (side + GAP_PX), (number // 4) * (side + 2 * GAP_PX + 18)
         pen.text((left, top), name, fill=tuple(int(v) for v in colour), font=font)
         sheet.paste(_marked(tinted, side), (left, top + 18))
     return sheet
@@ -107,7 +107,7 @@ def _sectors(patch: Pixels, found: Explanation) -> Image.Image:
 def _overlaid(patch: Pixels, colours: NDArray[np.uint8], strength: Floats) -> Pixels:
     """Colours (S, S, 3) over the patch in grey, as strong as `strength` (S, S) in 0..1."""
     grey = patch.mean(axis=2, keepdims=True) * 0.75 + 40
-    share = (0.85 * np.clip(strength, 0, 1))[..., None]
+    share = (0.65 * np.clip(strength, 0, 1))[..., None]
     mixed: Pixels = (grey * (1 - share) + colours * share).clip(0, 255).astype(np.uint8)
     return mixed
 

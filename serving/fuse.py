@@ -38,7 +38,7 @@ PRIOR_FLOOR = -10.0
 SUPPORTING_PATCHES = 9  # a peak and its eight neighbours
 
 # Below this probability of the best place the answer is AMBIGUOUS.
-MIN_PROBABILITY = 0.6
+MIN_PROBABILITY = 0.8
 
 # 24 headings retrieve up to 1,536 patches; those behind the 256 best hold no probability to speak of.
 MAX_EVIDENCE = 256
