@@ -181,11 +181,8 @@ def onnx_runtime(module: Any, images: Any, threads: int) -> Run:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "view.onnx"
-        batch = ({0: torch.export.Dim("batch")},)
         with torch.no_grad():
-            torch.onnx.export(module, (images[:2],), dynamo=True, dynamic_shapes=batch, verbose=False).save(
-                path
-            )
+            torch.onnx.export(module, (images,), dynamo=True, verbose=False).save(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -196,8 +193,7 @@ def onnx_runtime(module: Any, images: Any, threads: int) -> Run:
 def openvino(module: Any, images: Any, threads: int) -> Run:
     import openvino as ov
 
-    shape = [-1, *images.shape[1:]]
-    graph = ov.convert_model(module, example_input=images[:2], input=shape)
+    graph = ov.convert_model(module, example_input=images, input=list(images.shape))
     options = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",

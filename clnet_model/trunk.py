@@ -39,7 +39,7 @@ class ViewNorm(nn.Module):
         self.sides = nn.ModuleList([kind(channels) for _ in Side])
 
     def forward(self, features: Tensor, side: Side) -> Tensor:
-        norm: nn.Module = self.sides[side]
+        norm: nn.Module = self.sides[side.value]
         if self.training and trained_together():
             return _normed_together(norm, features)  # type: ignore[arg-type]
         normed: Tensor = norm(features)
