@@ -4,8 +4,8 @@
     python benchmarks/embed.py
 
 Runtimes take turns, several rounds, so that a noisy machine is noisy for all; what counts is the ratio to
-torch in float32 in the same round. Every runtime's vectors are compared with it; above 1e-3 (1e-1 in
-bfloat16) they are in error. Writes benchmarks/results/embed.json.
+torch in float32 in the same round. Every runtime's vectors are compared with it: usable is
+what differs by no more than 1e-3 (1e-1 in bfloat16). Writes benchmarks/results/embed.json.
 """
 
 from __future__ import annotations
@@ -68,9 +68,10 @@ def main() -> None:
         "images/s",
         "against torch fp32",
         "greatest difference",
+        "usable",
         "start-up s",
     )
-    names = ("view", "threads", "runtime", "images_per_s", "ratio", "difference", "startup_s")
+    names = ("view", "threads", "runtime", "images_per_s", "ratio", "difference", "usable", "startup_s")
     print(markdown_table(header, [[str(row[name]) for name in names] for row in rows]))
 
 
@@ -105,8 +106,6 @@ def measure(model: Any, view: str, images: Any, *, threads: int, rounds: int) ->
     rows = []
     for name, (run, startup_s) in ready.items():
         difference = float(np.abs(to_numpy(run(images)) - right).max())
-        if difference > ALLOWED.get(name, 1e-3):
-            raise SystemExit(f"{name} differs by {difference:.1e} from torch in float32")
         ratios = [base / own for base, own in zip(times["torch fp32"], times[name], strict=True)]
         rows.append(
             {
@@ -116,6 +115,7 @@ def measure(model: Any, view: str, images: Any, *, threads: int, rounds: int) ->
                 "images_per_s": round(len(images) / median(times[name]), 1),
                 "ratio": round(median(ratios), 2),
                 "difference": float(f"{difference:.1e}"),
+                "usable": difference <= ALLOWED.get(name, 1e-3),
                 "startup_s": round(startup_s, 1),
             }
         )
