@@ -38,7 +38,8 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python infra/protoc.py --check
 
-# The recipe of the shipped checkpoint (docs/training.md says how that came about in two runs): about 20 minutes of simulation and 120 of training on two cores.
+# The recipe of the shipped checkpoint: about 20 minutes of simulation and 120 of training on two cores.
+# docs/training.md says in which two runs it came about.
 train: setup
 	$(BIN)/python benchmarks/training_cities.py --out data
 	$(BIN)/clnet train data/train/city_* --val data/val/city_00 --out runs/clnet-sim-s \

@@ -56,9 +56,7 @@ def _square(data: bytes, side_px: int) -> Pixels:
     Raises:
         clnet_model.errors.BadImage: unreadable, or not a square.
     """
-    import numpy as np
-    from PIL import Image
-
+    from clnet_model.benchmark_vectors import to_patch
     from clnet_model.errors import BadImage
     from clnet_model.preprocess import decode_image
 
@@ -66,5 +64,4 @@ def _square(data: bytes, side_px: int) -> Pixels:
     height_px, width_px = image.shape[:2]
     if height_px != width_px:
         raise BadImage(f"the aerial image has {width_px} x {height_px} px; cut a square out of it, north up")
-    resized = Image.fromarray(image).resize((side_px, side_px), Image.Resampling.BOX)
-    return np.asarray(resized)
+    return to_patch(image, side_px)

@@ -8,7 +8,6 @@ target (VIGOR's semi-positives do not count as wrong, in proportion to how near 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from clnet_model.benchmark_vectors import (
     street_reader,
 )
 from clnet_model.benchmarks.base import QueryKind, Split
-from clnet_model.data import FORMAT
+from clnet_model.data import mark_complete
 from clnet_model.errors import BadPairs
 from clnet_model.model import CLNetConfig
 from clnet_model.preprocess import Pixels
@@ -46,9 +45,7 @@ def hold_out(split: Split, *, every: int = 20) -> tuple[Split, Split]:
     held = np.unique(np.concatenate([split.positives[row] for row in rows[kept]] or [np.zeros(0, np.intp)]))
     touched = np.array([bool(np.isin(positive, held).any()) for positive in split.positives])
     if not kept.any() or touched.all():
-        raise BadPairs(
-            f"{split.name}: {len(rows)} queries are too few to hold out one in {every}; give --val a city"
-        )
+        raise BadPairs(f"{split.name}: {len(rows)} queries are too few to hold out one in {every}; add pairs")
     others = np.setdiff1d(np.arange(len(split.gallery)), held)
     return _part(split, rows[~touched], others, "train"), _part(split, rows[kept], held, "held out")
 
@@ -84,9 +81,7 @@ def save_pairs(
     np.save(folder / "patch_xy_m.npy", patch_xy_m)
     seen_deg = 360.0 if split.query_kind is QueryKind.PANORAMA else hfov_deg
     np.save(folder / "hfov_deg.npy", np.full(len(split.queries), seen_deg, np.float32))
-    gsd_m = config.side_m / config.patch_px
-    about = {"format": FORMAT, "city": split.name, "margin_px": 0, "gsd_m": gsd_m}
-    (folder / "pairs.json").write_text(json.dumps(about, indent=2) + "\n")
+    mark_complete(folder, city=split.name, margin_px=0, gsd_m=config.side_m / config.patch_px)
     return folder
 
 

@@ -93,10 +93,13 @@ class GeoPairs:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
-        about = {"format": FORMAT, "city": self.city, "margin_px": self.margin_px, "gsd_m": self.gsd_m}
-        (folder / "pairs.json").write_text(
-            json.dumps(about, indent=2) + "\n"
-        )  # last: marks the folder complete
+        mark_complete(folder, city=self.city, margin_px=self.margin_px, gsd_m=self.gsd_m)
+
+
+def mark_complete(folder: Path, *, city: str, margin_px: int, gsd_m: float) -> None:
+    """Write what a folder's arrays are; comes after them, because it says that all are there."""
+    about = {"format": FORMAT, "city": city, "margin_px": margin_px, "gsd_m": gsd_m}
+    (folder / "pairs.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
 def load_pairs(folder: Path) -> GeoPairs:

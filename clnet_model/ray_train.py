@@ -5,7 +5,6 @@ Every worker opens the same saved cities, so their folders, and `out`, must be r
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +61,6 @@ def fit_on_ray(
     Raises:
         TrainingFailed: workers failed more often than `scale.max_failures`, or their code raised.
     """
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
     from ray.train.torch import TorchTrainer  # noqa: PLC0415
 

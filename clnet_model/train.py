@@ -133,7 +133,9 @@ class Run:
         self.state.mined += 1
 
     def validation_due(self, share: float) -> bool:
-        return share >= self.config.validate_every_share * (self.state.validated + 1)
+        """Without a validation city the last weights are kept, once, at the end."""
+        due = share >= self.config.validate_every_share * (self.state.validated + 1)
+        return due and self.validation is not None
 
     def keep_best(self, log: MetricsLog) -> None:
         """Validate the averaged weights and write the checkpoint unless an earlier one was better.

@@ -125,8 +125,10 @@ class ResidualTrunk(nn.Module):
         maps = []
         for stage in self.stages:
             for block in stage:  # type: ignore[attr-defined]
-                kept = checkpoint(block, x, side, around, use_reentrant=False) if self.recompute else None
-                x = block(x, side, around) if kept is None else kept
+                if self.recompute:
+                    x = checkpoint(block, x, side, around, use_reentrant=False)
+                else:
+                    x = block(x, side, around)
             maps.append(x)
         return maps[-2], maps[-1]
 
