@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clnet_model.model import CLNetConfig
 
-MARGIN_PX = 16  # lets training move patches by up to 9 m
+MARGIN_PX = 16  # lets training move patches by up to 9 m,
+COARSER = 2  # so that patches of a grid this many zooms coarser reach every place: a sixteenth of the memory
 NEAR_M = 60.0
 
 
@@ -38,7 +39,7 @@ def from_cities(data: Sequence[Path], val: Sequence[Path], model: CLNetConfig) -
         raise BadPairs(
             f"{len(val)} validation cities given; one chooses the checkpoint, evaluate the others after"
         )
-    coarse = replace(model, zoom=model.zoom - 1)  # margins reach every place between: a quarter of the memory
+    coarse = replace(model, zoom=model.zoom - COARSER)
     with labelled_bars() as progress:
         cities = [
             saved_pairs(path, coarse, margin_px=MARGIN_PX, near_m=NEAR_M, progress=progress) for path in data

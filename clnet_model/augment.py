@@ -31,11 +31,11 @@ class AugmentConfig:
     mirror: bool = True
     shift_patches: bool = True
     max_offset_m: float = (
-        6.6  # camera from patch centre, per axis: half the stride at zoom 21 on the 48th parallel
+        3.5  # camera from patch centre, per axis: half the stride at zoom 22 on the 45th parallel
     )
     heading_sigma_deg: float = 3.0
-    limited_fov_share: float = 0.5
-    photo_like_share: float = 0.6
+    limited_fov_share: float = 0.6
+    photo_like_share: float = 0.75
     colour_mix: float = 0.15
     swap_share: float = 0.03
     grey_share: float = 0.08

@@ -23,10 +23,13 @@ TURN_SIGMA = 0.6  # azimuth columns: how sharply a turn must be told
 class LossConfig:
     """`position_sigma_m` 0 gives the hard targets of plain InfoNCE (the nearest patch alone)."""
 
-    position_sigma_m: float = 10.0
+    position_sigma_m: float = 6.0
     label_smoothing: float = 0.05
     remap_weight: float = 0.1
     turned_weight: float = 1.0
+    sector_weight: float = 1.0
+    sectors_per_query: int = 2
+    sector_share: float = 0.25  # of the circle: what a photo of 90° sees
 
 
 class OwnRows(NamedTuple):
@@ -87,9 +90,10 @@ def turned_nce(
     *,
     azimuths: int,
     own: OwnRows = ALL_ROWS,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """Which place and which way was north: the true patch and turn of each street descriptor against all
-    patches at all turns.
+    patches at all turns. `counted` (Q,) leaves rows out.
 
     Arguments as in `position_aware_nce`; descriptors are `azimuths` columns, and turning the world by one
     column turns them by one column, so P patches bring P * azimuths - 1 negatives for the price of one
@@ -100,6 +104,7 @@ def turned_nce(
     scale = log_scale.clamp(max=MAX_LOG_SCALE).exp()
     logits = scale * torch.einsum("qd,pkd->qpk", ground[own.queries], turns)
     target, weight = soft_targets(distance_m, sigma_m=config.position_sigma_m, label_smoothing=0.0)  # (Q, P)
+    weight = weight if counted is None else weight * counted
     column = torch.arange(azimuths, device=ground.device)
     away = torch.minimum(column, azimuths - column).to(logits)
     turn = torch.exp(-0.5 * (away / TURN_SIGMA) ** 2)
@@ -107,6 +112,46 @@ def turned_nce(
     joint = (1 - config.label_smoothing) * joint + config.label_smoothing / joint.shape[1]
     losses = -(joint * logits.flatten(1).log_softmax(dim=1)).sum(dim=1)
     return (losses * weight[own.queries]).sum() / weight.sum().clamp(min=1.0)
+
+
+def sector_nce(
+    ground: Tensor,
+    aerial: Tensor,
+    distance_m: Tensor,
+    log_scale: Tensor,
+    config: LossConfig,
+    *,
+    azimuths: int,
+    own: OwnRows = ALL_ROWS,
+) -> Tensor:
+    """`turned_nce` for parts of the street descriptors, each as if a photo had seen no more than that sector.
+
+    A descriptor is cut, not embedded again: every panorama is several photos for the price of a few products.
+    """
+    shares = []
+    for number in range(config.sectors_per_query):
+        cut, whole = sector(ground, number, azimuths=azimuths, config=config)
+        shares.append(
+            turned_nce(cut, aerial, distance_m, log_scale, config, azimuths=azimuths, own=own, counted=whole)
+        )
+    return torch.stack(shares).mean()
+
+
+def sector(ground: Tensor, number: int, *, azimuths: int, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """One sector of each street descriptor (Q, D), zero elsewhere and of unit length again, and whether the
+    image saw all of it (Q,).
+
+    A query's sectors lie at even distances around the circle and begin elsewhere from row to row.
+    """
+    columns = ground.unflatten(1, (azimuths, -1))  # (Q, A, c)
+    around = torch.arange(azimuths, device=ground.device)
+    start = 7 * torch.arange(len(ground), device=ground.device) + number * (
+        azimuths // config.sectors_per_query
+    )
+    inside = (around - start[:, None]) % azimuths < round(azimuths * config.sector_share)  # (Q, A)
+    seen = columns.detach().abs().amax(dim=2) > 0
+    cut = functional.normalize((columns * inside[..., None]).flatten(1), dim=-1)
+    return cut, (seen | ~inside).all(dim=1)
 
 
 def remap_agreement(ground: Tensor, aerial: Tensor, observed: Tensor, true_patch: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class CLNetConfig:
     canvas: CanvasSpec = field(default_factory=CanvasSpec)
     patch_px: int = 128
     side_m: float = 70.0
-    zoom: int = 21
+    zoom: int = 22
     camera_height_m: float = 2.5
     token_dim: int = 96
     latent_azimuths: int = 32

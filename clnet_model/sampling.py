@@ -27,7 +27,7 @@ class SamplerConfig:
 
     queries: int = 48
     neighbourhoods: int = 8
-    patches_per_query: float = 1.2
+    patches_per_query: float = 1.35
     neighbour_patches: int = 24
     reach_m: float = 60.0
 

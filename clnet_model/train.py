@@ -111,10 +111,15 @@ class Run:
                 batch = self._augmented(self.sampler.scattered(seed), 1.0, seed=seed)
                 model.view_ground(batch.canvases)
                 model.view_aerial(batch.patches)
-        return TorchEncoder(model, digest=f"training-step-{self.state.step}", device=str(world.device))
+        return TorchEncoder(
+            model,
+            digest=f"training-step-{self.state.step}",
+            device=str(world.device),
+            precision=config.precision,
+        )
 
     def mining_due(self, share: float) -> bool:
-        return self.state.mined < sum(share >= due for due in self.config.mine_at)
+        return self.state.mined < sum(share >= due for due in self.config.mining_times)
 
     def mine_hard_patches(self) -> None:
         """Let batches hold patches that look most like a street image's own but lie elsewhere in its city.
@@ -122,7 +127,7 @@ class Run:
         Processes take turns with the cities and tell each other what they found.
         """
         encoder, world, config = self.averaged_encoder(), self.world, self.config
-        apart_m = 3 * config.loss.position_sigma_m
+        apart_m = 5 * config.loss.position_sigma_m
         found = {
             city: look_alikes(encoder, self.pairs[city], count=config.mined_per_query, apart_m=apart_m)
             for city in range(world.rank, len(self.pairs), world.size)

@@ -48,6 +48,11 @@ class TrainConfig:
             return 1.0
         return min(1.0, share / self.ramp_share) if self.ramp_share > 0 else 1.0
 
+    @property
+    def mining_times(self) -> tuple[float, ...]:
+        """Shares of the run; a network that has learned before knows look-alikes at once."""
+        return self.mine_at if self.start_from is None else (0.0, *self.mine_at[1:])
+
     def settings(self) -> str:
         """What must not change between the start of a run and its resumption."""
         return json.dumps(asdict(self), sort_keys=True, default=str)

@@ -6,7 +6,7 @@ Each of several processes embeds its own rows of the batch; descriptors meet in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from clnet_model.checkpoint import load_checkpoint
 from clnet_model.collective import ALONE, World
 from clnet_model.errors import BadCheckpoint
 from clnet_model.evaluate import Metrics
-from clnet_model.losses import MAX_LOG_SCALE, OwnRows, position_aware_nce, remap_agreement, turned_nce
+from clnet_model.losses import (
+    MAX_LOG_SCALE,
+    OwnRows,
+    position_aware_nce,
+    remap_agreement,
+    sector_nce,
+    turned_nce,
+)
 from clnet_model.model import CLNet, load_pretrained_trunk
 from clnet_model.precision import loss_scaler, mixed
 from clnet_model.schedule import AveragedWeights, learning_rate
@@ -141,17 +148,20 @@ def batch_loss(
     ground, aerial, ground_features, aerial_features, observed = views
     ground, aerial = world.gathered(ground, queries), world.gathered(aerial, patches)
     loss = position_aware_nce(ground, aerial, batch.distance_m, log_scale, config.loss, own=own)
-    if config.model.use_ncm and config.loss.turned_weight > 0:
-        turned = turned_nce(
-            ground,
-            aerial,
-            batch.distance_m,
-            log_scale,
-            config.loss,
-            azimuths=config.model.latent_azimuths,
-            own=own,
-        )
-        loss = loss + config.loss.turned_weight * turned
+    if config.model.use_ncm:
+        for weight, turned in (
+            (config.loss.turned_weight, turned_nce),
+            (config.loss.sector_weight, sector_nce),
+        ):
+            loss = loss + weight * turned(
+                ground,
+                aerial,
+                batch.distance_m,
+                log_scale,
+                config.loss,
+                azimuths=config.model.latent_azimuths,
+                own=own,
+            )
     if config.model.use_nec and config.loss.remap_weight > 0 and config.model.use_ncm:
         features = world.gathered(aerial_features, patches)
         true_patch = batch.true_patch[own.queries]
@@ -192,13 +202,13 @@ def start(config: TrainConfig, world: World = ALONE) -> TrainState:
 
 
 def _start_from(model: CLNet, folder: Path) -> None:
-    """Begin with the weights of a checkpoint of the same shape.
+    """Begin with the weights of a checkpoint of the same shape; the stride of its gallery may differ.
 
     Raises:
         BadCheckpoint: unreadable, or of another shape.
     """
     earlier = load_checkpoint(folder).model
-    if earlier.config != model.config:
+    if replace(earlier.config, zoom=model.config.zoom) != model.config:
         raise BadCheckpoint(f"{folder} has other network settings than this run; leave out --start-from")
     model.load_state_dict(earlier.state_dict())
 
