@@ -29,7 +29,11 @@ from tiling.grid import WORLD_M, LngLat, lnglat_at, mercator_at
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-NEIGHBOUR_STRIDES = 1.6  # reaches the eight neighbours (1, √2) and not the next ring (2)
+# Patches this close (centre to centre, on the ground) speak of one place: twice the error of a found position,
+# the eight neighbours at a stride of 13 m. On coarser grids the eight neighbours (1, √2 strides), whatever
+# their distance.
+NEIGHBOUR_M = 20.0
+NEIGHBOUR_STRIDES = 1.6
 
 # A SOFT prior is right with probability 0.98 or so; when it is wrong the camera is anywhere in the city. With
 # a 100 m circle in 4 km² a place outside weighs 0.02 · 2π (100 m / 2.45)² / 4 km² = e^-9.9 of the centre.
@@ -210,7 +214,8 @@ def find_places(evidence: Evidence, posterior: Floats) -> list[Place]:
     centres = np.array([mercator_at(hit.location) for hit in evidence.hits])  # (K, 2)
     strides = np.array([WORLD_M / 2 ** len(hit.quadkey) for hit in evidence.hits])  # (K,), Mercator metres
     apart = np.linalg.norm(_wrapped(centres[:, None] - centres[None]), axis=2)  # (K, K)
-    near = apart <= NEIGHBOUR_STRIDES * np.minimum(strides[:, None], strides[None])
+    reach = np.maximum(NEIGHBOUR_STRIDES * strides, NEIGHBOUR_M / np.cos(np.radians(evidence.lats)))  # (K,)
+    near = apart <= np.minimum(reach[:, None], reach[None])
     peaks = climb(near)
     places = [
         Place(

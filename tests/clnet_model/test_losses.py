@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from clnet_model.losses import LossConfig, position_aware_nce, soft_targets, turned_nce
+from clnet_model.losses import (
+    LossConfig,
+    position_aware_nce,
+    sector,
+    sector_nce,
+    soft_targets,
+    turned_nce,
+)
 
 INF = math.inf
 
@@ -83,3 +90,38 @@ def test_turned_loss_counts_another_place_at_another_heading() -> None:
         return float(turned_nce(one, both, distance, torch.tensor(3.0), LossConfig(), azimuths=16))
 
     assert loss(twin) > loss(stranger) + 0.3
+
+
+def unit(rows: int, azimuths: int = 16, channels: int = 4) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(rows, azimuths * channels), dim=1)
+
+
+def test_a_sector_is_a_quarter_of_the_circle_and_of_unit_length() -> None:
+    ground = unit(5)
+    first, whole = sector(ground, 0, azimuths=16, config=LossConfig())
+    second, _ = sector(ground, 1, azimuths=16, config=LossConfig())
+    seen = [cut.unflatten(1, (16, 4)).abs().amax(dim=2) > 0 for cut in (first, second)]
+    assert all(mask.sum(dim=1).tolist() == [4] * 5 for mask in seen)
+    assert not (seen[0] & seen[1]).any()
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(5))
+    assert whole.all()
+
+
+def test_a_sector_that_the_image_did_not_see_does_not_count() -> None:
+    photo = unit(1).unflatten(1, (16, 4))
+    photo[:, 2:] = 0  # sees two columns of the sector's four
+    _, whole = sector(photo.flatten(1), 0, azimuths=16, config=LossConfig())
+    assert not whole.any()
+
+
+def test_sector_loss_asks_every_part_of_the_circle_for_the_place() -> None:
+    aerial = unit(6)
+    distance = torch.full((6, 6), INF).fill_diagonal_(0)
+    elsewhere = aerial.roll(1, dims=0).unflatten(1, (16, 4))
+    half = aerial.unflatten(1, (16, 4)).clone()
+    half[:, 8:] = elsewhere[:, 8:]  # one half of the view is of the place, the other of another one
+
+    def loss(ground: torch.Tensor) -> float:
+        return float(sector_nce(ground, aerial, distance, torch.tensor(3.0), LossConfig(), azimuths=16))
+
+    assert loss(aerial) < loss(half.flatten(1)) < loss(aerial.roll(1, dims=0))

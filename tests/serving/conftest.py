@@ -175,9 +175,15 @@ def make_hit() -> Callable[..., PatchHit]:
     """A hit on the patch of a tile, by its distance in strides from a base tile."""
 
     def make(
-        east: int = 0, north: int = 0, *, score: float = 0.5, base: tuple[int, int] = (547_542, 371_100)
+        east: int = 0,
+        north: int = 0,
+        *,
+        score: float = 0.5,
+        base: tuple[int, int] = (547_542, 371_100),
+        zoom: int = 20,
     ) -> PatchHit:
-        tile = Tile((base[0] + east) % 2**20, base[1] - north, 20)
+        first_x, first_y = (number << (zoom - 20) for number in base)
+        tile = Tile((first_x + east) % 2**zoom, first_y - north, zoom)
         return hit_on(Patch(tile=tile, side_m=70.0), region="r", generation="g", score=score)
 
     return make

@@ -92,6 +92,13 @@ def test_neighbouring_blocks_do_not_become_hypotheses_of_their_own(make_hit):
     assert len(fused(broad).hypotheses) == 1
 
 
+def test_on_a_dense_grid_two_bumps_of_one_place_stay_one_hypothesis(make_hit):
+    """At zoom 22 the next ring of patches is 13 m away: no farther than neighbours are at zoom 21."""
+    place = [make_hit(i, zoom=22, score=score) for i, score in enumerate([0.70, 0.60, 0.69])]
+    fusion = fused([*place, make_hit(12, zoom=22, score=0.65)])
+    assert [len(hypothesis.patches) for hypothesis in fusion.hypotheses] == [3, 1]
+
+
 def test_hypotheses_come_by_descending_probability_and_are_capped(make_hit):
     hits = [make_hit(10 * k, 0, score=0.5 + 0.02 * k) for k in range(8)]
     fusion = fused(hits, max_hypotheses=3)
