@@ -29,9 +29,8 @@ from tiling.grid import WORLD_M, LngLat, lnglat_at, mercator_at
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-# Patches this close (centre to centre, on the ground) speak of one place: twice the error of a found position,
-# the eight neighbours at a stride of 13 m. On coarser grids the eight neighbours (1, √2 strides), whatever
-# their distance.
+# Patches this close on the ground speak of one place: the eight neighbours at a stride of 13 m. On coarser
+# grids it is the eight neighbours (1, √2 strides) whatever their distance.
 NEIGHBOUR_M = 20.0
 NEIGHBOUR_STRIDES = 1.6
 
