@@ -49,6 +49,12 @@ class Metrics:
     recall_25m: float
     median_error_m: float
 
+    @property
+    def standing(self) -> tuple[float, float]:
+        """What a checkpoint is chosen by, greater is better. Not R@1: where patches lie 6 m apart, which of them
+        is the nearest says little."""
+        return self.recall_25m, self.recall_at_5
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranking:

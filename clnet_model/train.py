@@ -154,7 +154,7 @@ class Run:
         metrics = self._validate(encoder)
         if metrics is not None:
             log.write({"step": state.step, "validation": asdict(metrics)})
-            if state.best is not None and metrics.recall_at_1 < state.best.recall_at_1:
+            if state.best is not None and metrics.standing < state.best.standing:
                 return
         state.best = metrics
         about = {
