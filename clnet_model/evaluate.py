@@ -51,8 +51,8 @@ class Metrics:
 
     @property
     def standing(self) -> tuple[float, float]:
-        """What a checkpoint is chosen by, greater is better. Not R@1: where patches lie 6 m apart, which of them
-        is the nearest says little."""
+        """What a checkpoint is chosen by, greater is better. Not R@1: with patches 6 m apart it says little
+        which of them is the nearest."""
         return self.recall_25m, self.recall_at_5
 
 
