@@ -194,7 +194,7 @@ def headings_to_try(heading: HeadingPrior | None, step_deg: float, turns: int = 
 
 
 def searches(vectors: Vectors, query: Query, *, model_digest: str) -> tuple[SearchRequest, ...]:
-    """The search inside the prior, and beside a SOFT prior one that can overrule it: only what is HARD stays."""
+    """The search inside the prior; beside a SOFT one another, inside what is HARD of it, to overrule it."""
     inside = SearchRequest(
         vectors=vectors,
         limit=max(search_depth(len(vectors)), query.max_patches),
