@@ -57,7 +57,9 @@ def locate(
     corridor: Annotated[
         Path | None, typer.Option(help="Search along this GeoJSON LineString only.", show_default=False)
     ] = None,
-    half_width_m: Annotated[float, typer.Option(help="How far to either side of --corridor, metres.")] = HALF_WIDTH_M,
+    half_width_m: Annotated[
+        float, typer.Option(help="How far to either side of --corridor, metres.")
+    ] = HALF_WIDTH_M,
     captured_from: Annotated[
         datetime | None,
         typer.Option(help="Search imagery of this time (UTC) or later only.", show_default=False),

@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from shapely import STRtree
-from shapely.geometry import MultiPolygon, Polygon
-from shapely.geometry.base import BaseGeometry
+from shapely.geometry import Polygon
 
-from spatial_index.geodesy import areas_in, widened
+from spatial_index.geodesy import areas_in
 from spatial_index.records import RegionInfo
 from spatial_index.selection import Captured, Disc, InRegions, Leaf, Selection, Shape, leaves
 
-MARGIN_SIDES = 0.5  # a footprint holds its patches' centres; half a patch's side more costs nothing
+MARGIN_DEG = 1e-3  # a footprint holds its patches' centres; a patch's width more costs nothing
 
 
 class Router:
@@ -34,25 +33,26 @@ class Router:
 
 
 class Footprints:
-    """An R-tree over the coverage of regions, each a margin wider than what it must hold."""
+    """An R-tree over the coverage of regions."""
 
     def __init__(self, regions: Sequence[RegionInfo]) -> None:
-        self._key = [(info.name, info.side_m, info.coverage) for info in regions]
-        parts = [(name, part) for name, side_m, area in self._key for part in _footprint(area, side_m)]
+        self._key = [(info.name, info.coverage) for info in regions]
+        parts = [(name, part) for name, area in self._key for part in areas_in(area)]
         self._names = np.array([name for name, _ in parts], dtype=object)
         self._tree = STRtree([part for _, part in parts])
 
     def are_of(self, regions: Sequence[RegionInfo]) -> bool:
         """Whether these are the very regions; the same coverage object is the same coverage."""
         return len(regions) == len(self._key) and all(
-            info.coverage is coverage and (info.name, info.side_m) == (name, side_m)
-            for info, (name, side_m, coverage) in zip(regions, self._key, strict=True)
+            info.coverage is coverage and info.name == name
+            for info, (name, coverage) in zip(regions, self._key, strict=True)
         )
 
     def touched_by(self, shape: Shape) -> frozenset[str]:
         """Names of the regions in which a patch centre may lie inside the shape."""
         boxes = list(shape.boxes) if isinstance(shape, Disc) else [shape]
-        return frozenset(self._names[self._tree.query(boxes, predicate="intersects")[1]])
+        near = self._tree.query(boxes, predicate="dwithin", distance=MARGIN_DEG)[1]
+        return frozenset(self._names[near])
 
 
 def route(selection: Selection, footprints: Footprints) -> Callable[[RegionInfo], Selection]:
@@ -80,7 +80,3 @@ def _may_hold(info: RegionInfo, captured: Captured) -> bool:
         return False
     before_end = captured.end is None or info.imagery_from < captured.end
     return before_end and (captured.start is None or captured.start <= info.imagery_to)
-
-
-def _footprint(coverage: BaseGeometry, side_m: float) -> list[Polygon]:
-    return areas_in(widened(MultiPolygon(areas_in(coverage)), MARGIN_SIDES * side_m))

@@ -112,7 +112,8 @@ class Selection:
 
     def where(self, known: Callable[[Leaf], bool | None]) -> Selection:
         """The same where some leaves are known to hold everywhere (True) or nowhere (False)."""
-        return Selection(outer=folded(self.outer, known), inner=folded(self.inner, known))
+        outer = folded(self.outer, known)
+        return Selection(outer=outer, inner=folded(self.inner, known) if outer != NOTHING else NOTHING)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,20 +166,18 @@ def select(prior: Prior | None) -> Selection:  # noqa: PLR0911  one return for e
 
 def folded(condition: Condition, known: Callable[[Leaf], bool | None]) -> Condition:
     """The condition without the leaves whose outcome is known; EVERYTHING or NOTHING only as a whole."""
-    match condition:
-        case Every():
-            parts = tuple(folded(part, known) for part in condition.parts)
-            if NOTHING in parts:
-                return NOTHING
-            return _joined(Every(parts=tuple(part for part in parts if part != EVERYTHING)))
-        case Some():
-            parts = tuple(folded(part, known) for part in condition.parts)
-            if EVERYTHING in parts:
-                return EVERYTHING
-            return _joined(Some(parts=tuple(part for part in parts if part != NOTHING)))
-        case _:
-            outcome = known(condition)
-            return condition if outcome is None else EVERYTHING if outcome else NOTHING
+    if not isinstance(condition, (Every, Some)):
+        outcome = known(condition)
+        return condition if outcome is None else EVERYTHING if outcome else NOTHING
+    decides, says_nothing = (NOTHING, EVERYTHING) if isinstance(condition, Every) else (EVERYTHING, NOTHING)
+    open_parts = []
+    for part in condition.parts:
+        left = folded(part, known)
+        if left == decides:
+            return decides
+        if left != says_nothing:
+            open_parts.append(left)
+    return open_parts[0] if len(open_parts) == 1 else type(condition)(parts=tuple(open_parts))
 
 
 def leaves(condition: Condition) -> Iterator[Leaf]:
@@ -188,10 +187,6 @@ def leaves(condition: Condition) -> Iterator[Leaf]:
         return
     for part in condition.parts:
         yield from leaves(part)
-
-
-def _joined(condition: Every | Some) -> Condition:
-    return condition.parts[0] if len(condition.parts) == 1 else condition
 
 
 def _exactly(condition: Condition) -> Selection:

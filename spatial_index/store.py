@@ -75,7 +75,7 @@ class Store(Protocol):
     def promote(self, region: str, generation: str, *, coverage: BaseGeometry) -> None:
         """Make a generation the live one, atomically. The former one stays.
 
-        `coverage` is its WGS84 area and holds every patch centre: searches outside of it leave the region alone.
+        `coverage` is its WGS84 area and holds every patch centre: searches elsewhere leave the region alone.
 
         Raises:
             EmptyGeneration: it holds no patch.

@@ -204,7 +204,7 @@ def test_a_patch_on_the_border_of_its_coverage_is_not_missed():
     east, north = info.coverage.bounds[2:]
     just_outside = from_bbox(east + 20 / METRES_PER_DEGREE, north - 0.01, east + 0.01, north)
     assert Footprints([info]).touched_by(just_outside.polygon.geoms[0]) == {"r0"}
-    far = from_bbox(east + 0.001, north - 0.01, east + 0.01, north)
+    far = from_bbox(east + 0.0011, north - 0.01, east + 0.01, north)
     assert Footprints([info]).touched_by(far.polygon.geoms[0]) == frozenset()
 
 
