@@ -23,10 +23,12 @@ PIECE_LAT_DEG = 0.25
 _RUN_LNG_DEG = 90.0
 _FLAT = 0.99  # pieces share one local plane while metres per degree of longitude agree to 1 %
 _POLAR = 0.5  # no plane is local where they change twofold across the width
-# GEOS flattens shallow concavities by up to 1 % of the distance, and its round ends are polygons (0.12 % at
-# 16 segments a quarter). What is left between is checked position by position.
-_BUFFER_SLACK = 0.02
-_QUARTER_SEGMENTS = 16
+# Few vertices make a cheap filter: the line is flattened by up to 1 % of the distance, GEOS flattens shallow
+# concavities as much, and round ends are polygons (0.9 % at 6 segments a quarter). What is left between is
+# checked position by position.
+_BUFFER_SLACK = 0.035
+_FLATTENING = 0.01
+_QUARTER_SEGMENTS = 6
 _SLACK_M = 1e-3
 
 _STEPS = 48  # of a golden-section search: 1e-10 of a piece, 0.01 mm
@@ -92,7 +94,8 @@ class _Plane:
         """The stretch widened by metres of this plane, inside ±180°; nothing if that is not above 0."""
         if metres <= 0.0:
             return []
-        shape = LineString(self._run * self._scale_m).buffer(metres, quad_segs=_QUARTER_SEGMENTS)
+        line = LineString(self._run * self._scale_m).simplify(_FLATTENING * metres)
+        shape = line.buffer(metres, quad_segs=_QUARTER_SEGMENTS)
         degrees = shapely.transform(shape, lambda points: points / self._scale_m)
         return [piece for part in areas_in(degrees) for piece in wrapped(part)]
 
@@ -100,13 +103,12 @@ class _Plane:
 def _cut(line: LineString) -> Floats:
     """The line's vertices and places between them, close enough for pieces; (V, 2), longitudes continuous."""
     points = unwrapped_line(shapely.get_coordinates(line))
-    steps = np.abs(np.diff(points, axis=0)) / [PIECE_LNG_DEG, PIECE_LAT_DEG]  # (V - 1, 2)
-    counts = np.maximum(np.ceil(steps.max(axis=1)), 1.0).astype(np.intp)
-    stretches = [
-        np.linspace(start, end, count, endpoint=False)
-        for start, end, count in zip(points[:-1], points[1:], counts.tolist(), strict=True)
-    ]
-    return np.concatenate([*stretches, points[-1:]])
+    edges = np.diff(points, axis=0)  # (V - 1, 2)
+    longest = (np.abs(edges) / [PIECE_LNG_DEG, PIECE_LAT_DEG]).max(axis=1)
+    counts = np.maximum(np.ceil(longest), 1.0).astype(np.intp)  # pieces of each edge
+    edge = np.repeat(np.arange(len(edges)), counts)
+    share = (np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)) / counts[edge]
+    return np.concatenate([points[edge] + share[:, None] * edges[edge], points[-1:]])
 
 
 def _runs(path: Floats, reach_rad: float) -> Iterator[Floats]:
@@ -138,10 +140,8 @@ def _metres_per_rad_lng(lat_deg: float) -> float:
 def _distances_m(pieces: Floats, places: Floats) -> Floats:
     """Distances of (N, 2) places to the nearest of (P, 2, 2) pieces, (N,)."""
     at = _ecef(places)  # (N, 3)
-    middle = _ecef(pieces.mean(axis=1))  # (P, 3)
-    half_m = _half_lengths_m(pieces)  # (P,)
-    away_m = np.linalg.norm(at[:, None] - middle[None], axis=2)  # (N, P)
-    row, piece = np.nonzero(away_m - half_m <= (away_m + half_m).min(axis=1, keepdims=True))
+    away_m, off_m = _chord_distances_m(pieces, at), _arc_heights_m(pieces)  # (N, P), (P,)
+    row, piece = np.nonzero(away_m - off_m <= (away_m + off_m).min(axis=1, keepdims=True))
     nearest, chord_m = _nearest(pieces[piece], at[row])  # (pairs, 2), (pairs,)
     order = np.lexsort((chord_m, row))
     best = order[np.unique(row[order], return_index=True)[1]]  # (N,)
@@ -169,13 +169,20 @@ def _nearest(pieces: Floats, at: Floats) -> tuple[Floats, Floats]:
     return start + shares[best, rows, None] * step, chords_m[best, rows]
 
 
-def _half_lengths_m(pieces: Floats) -> Floats:
-    """No place on a piece is farther than this from its middle, (P,)."""
-    lat_rad, lng_rad = np.radians(np.abs(pieces[:, 1] - pieces[:, 0]))[:, ::-1].T
-    nearest_equator = np.radians(np.abs(pieces[..., 1]).min(axis=1))
-    straddles = np.sign(pieces[:, 0, 1]) != np.sign(pieces[:, 1, 1])
-    cos_lat = np.where(straddles, 1.0, np.cos(nearest_equator))
-    return np.asarray(0.5 * 6_400_000.0 * (lat_rad + lng_rad * cos_lat) + _SLACK_M)
+def _chord_distances_m(pieces: Floats, at: Floats) -> Floats:
+    """From (N, 3) places to the straight chords of (P, 2, 2) pieces through the Earth, (N, P)."""
+    start, end = _ecef(pieces[:, 0]), _ecef(pieces[:, 1])  # (P, 3)
+    along = end - start
+    beside = at[:, None] - start  # (N, P, 3)
+    square = np.maximum((along**2).sum(axis=1), 1e-12)
+    share = np.clip((beside * along).sum(axis=2) / square, 0.0, 1.0)  # (N, P)
+    return np.asarray(np.linalg.norm(beside - share[..., None] * along, axis=2))
+
+
+def _arc_heights_m(pieces: Floats) -> Floats:
+    """No place on a piece is farther than this from its chord, (P,): an eighth of the second derivative."""
+    lng_rad, lat_rad = np.radians(np.abs(pieces[:, 1] - pieces[:, 0])).T
+    return np.asarray(6_500_000.0 * (lng_rad + lat_rad) ** 2 / 8.0 + _SLACK_M)
 
 
 def _ecef(places: Floats) -> Floats:
