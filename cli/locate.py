@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.locate_prior import HALF_WIDTH_M, RADIUS_M, PriorOptions, position_prior
 from cli.options import CheckpointOption, Settings
 
 if TYPE_CHECKING:
     from serving.locate import Query
     from serving.pb.localization_service_pb2 import LocalizeResponse
-    from spatial_index.priors import CirclePrior
-    from tiling.grid import LngLat
 
 DEFAULT_SERVER = "127.0.0.1:50051"
 PANORAMA_ASPECT = 1.9  # a full panorama is 2:1, its horizontal band is wider still
@@ -35,13 +35,39 @@ def locate(
     ] = None,
     radius_m: Annotated[
         float, typer.Option(help="Radius of --near or of the EXIF position, metres.")
-    ] = 300.0,
+    ] = RADIUS_M,
     soft: Annotated[
-        bool, typer.Option("--soft", help="Take the position as likely, not as certain.")
+        bool, typer.Option("--soft", help="Take the places given as likely, not as certain.")
     ] = False,
     use_exif_gps: Annotated[
         bool, typer.Option("--use-exif-gps", help="Take the position in the image's EXIF as a soft prior.")
     ] = False,
+    bbox: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEST,SOUTH,EAST,NORTH",
+            help="Search in this box only; a west beyond its east crosses the antimeridian.",
+            show_default=False,
+        ),
+    ] = None,
+    polygon: Annotated[
+        Path | None,
+        typer.Option(help="Search in this GeoJSON Polygon or MultiPolygon only.", show_default=False),
+    ] = None,
+    corridor: Annotated[
+        Path | None, typer.Option(help="Search along this GeoJSON LineString only.", show_default=False)
+    ] = None,
+    half_width_m: Annotated[
+        float, typer.Option(help="How far to either side of --corridor, metres.")
+    ] = HALF_WIDTH_M,
+    captured_from: Annotated[
+        datetime | None,
+        typer.Option(help="Search imagery of this time (UTC) or later only.", show_default=False),
+    ] = None,
+    captured_before: Annotated[
+        datetime | None,
+        typer.Option(help="Search imagery from before this time (UTC) only.", show_default=False),
+    ] = None,
     heading: Annotated[
         float | None,
         typer.Option(
@@ -68,17 +94,32 @@ def locate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
-    """Tell where a street image was taken."""
+    """Tell where a street image was taken.
+
+    Places and times given together must all hold.
+    """
     from serving.errors import OutOfCoverage
     from serving.locate import HeadingPrior, Query
     from serving.pb import answer_pb2
 
     data = read_image(image)
+    prior = PriorOptions(
+        near=near,
+        radius_m=radius_m,
+        use_exif_gps=use_exif_gps,
+        bbox=bbox,
+        polygon=polygon,
+        corridor=corridor,
+        half_width_m=half_width_m,
+        soft=soft,
+        captured_from=captured_from,
+        captured_before=captured_before,
+    )
     query = Query(
         hfov_deg=None if panorama else field_of_view(data, hfov),
         pitch_deg=pitch,
         heading=None if heading is None else HeadingPrior(heading_deg=heading, accuracy_deg=heading_accuracy),
-        prior=position_prior(data, near=near, radius_m=radius_m, soft=soft, use_exif_gps=use_exif_gps),
+        prior=position_prior(data, prior),
         regions=tuple(region or ()),
     )
     answer = ask(data, query, server=server, store=store, checkpoint=checkpoint)
@@ -147,50 +188,6 @@ def field_of_view(data: bytes, hfov_deg: float | None) -> float | None:
             "give the photo's horizontal field of view (phones have about 65), or say --panorama",
         )
     return None
-
-
-def position_prior(
-    data: bytes, *, near: str | None, radius_m: float, soft: bool, use_exif_gps: bool
-) -> CirclePrior | None:
-    """The circle that the options describe.
-
-    Raises:
-        serving.errors.InvalidRequest: --near is no position, or the image has no EXIF position.
-        spatial_index.errors.BadPrior: not a place on Earth.
-    """
-    from serving.errors import InvalidRequest
-    from serving.exif import gps_of
-    from spatial_index.priors import CirclePrior, PriorMode
-
-    if near is not None:
-        mode = PriorMode.SOFT if soft else PriorMode.HARD
-        return CirclePrior(centre=parse_position(near), radius_m=radius_m, mode=mode)
-    if not use_exif_gps:
-        return None
-    position = gps_of(data)
-    if position is None:
-        raise InvalidRequest(
-            "--use-exif-gps", "was given but the image has no EXIF position", "use --near LAT,LNG"
-        )
-    return CirclePrior(centre=position, radius_m=radius_m, mode=PriorMode.SOFT)
-
-
-def parse_position(text: str) -> LngLat:
-    """`LAT,LNG` in WGS84 degrees.
-
-    Raises:
-        serving.errors.InvalidRequest: it is not that.
-    """
-    from serving.errors import InvalidRequest
-    from tiling.grid import LngLat
-
-    try:
-        lat, lng = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InvalidRequest(
-            "--near", f"is {text!r}", "give LAT,LNG in degrees, such as 46.31,7.98"
-        ) from error
-    return LngLat(lng=lng, lat=lat)
 
 
 def show(answer: LocalizeResponse) -> None:

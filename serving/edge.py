@@ -8,15 +8,10 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable
 
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.latlng_pb2 import LatLng
-from shapely.geometry import MultiPolygon
-from shapely.geometry import Polygon as Area
-from shapely.geometry.base import BaseGeometry
 
 from serving.errors import InvalidRequest
 from serving.fuse import Hypothesis, RankedPatch, Status
@@ -29,11 +24,9 @@ from serving.pb import (
     prior_pb2,
     region_service_pb2,
 )
-from spatial_index.priors import CirclePrior, PolygonPrior, Prior, PriorMode
+from serving.prior_messages import lat_lng, message_of, polygons_of, prior_from, timestamp
 from spatial_index.records import RegionInfo
-from tiling.grid import LngLat
 
-MAX_VERTICES = 10_000
 MAX_REGIONS = 100
 MAX_NAME_LENGTH = 128
 MAX_PAGE_SIZE = 1000
@@ -61,7 +54,7 @@ def query_from(request: localization_service_pb2.LocalizeRequest) -> Query:
         hfov_deg=hfov_deg,
         pitch_deg=pitch_deg,
         heading=_heading_from(request.heading_prior) if request.HasField("heading_prior") else None,
-        prior=_prior_from(request.position_prior) if request.HasField("position_prior") else None,
+        prior=prior_from(request.position_prior) if request.HasField("position_prior") else None,
         regions=tuple(request.regions),
         max_hypotheses=_given(request, "max_hypotheses", defaults.max_hypotheses),
         max_patches=_given(request, "max_candidate_patches", defaults.max_patches),
@@ -125,7 +118,7 @@ def request_from(data: bytes, query: Query) -> localization_service_pb2.Localize
     return localization_service_pb2.LocalizeRequest(
         image=_image(data, query),
         heading_prior=_heading(query.heading) if query.heading else None,
-        position_prior=_prior(query.prior) if query.prior else None,
+        position_prior=message_of(query.prior) if query.prior else None,
         regions=query.regions,
         max_hypotheses=query.max_hypotheses,
         max_candidate_patches=query.max_patches,
@@ -175,66 +168,6 @@ def _heading_from(prior: prior_pb2.HeadingPrior) -> HeadingPrior:
     return HeadingPrior(heading_deg=prior.heading_deg, accuracy_deg=prior.accuracy_deg)
 
 
-def _prior_from(prior: prior_pb2.PositionPrior) -> Prior:
-    mode = _mode_from(prior.mode)
-    match prior.WhichOneof("area"):
-        case "circle":
-            return _circle_from(prior.circle, mode)
-        case "polygon":
-            return _polygon_from(prior.polygon, mode)
-        case _:
-            raise InvalidRequest("position_prior.area", "is unset", "give a circle or a polygon, or no prior")
-
-
-def _mode_from(mode: prior_pb2.PriorMode.ValueType) -> PriorMode:
-    match mode:
-        case prior_pb2.PRIOR_MODE_UNSPECIFIED | prior_pb2.PRIOR_MODE_HARD:
-            return PriorMode.HARD
-        case prior_pb2.PRIOR_MODE_SOFT:
-            return PriorMode.SOFT
-        case _:
-            raise InvalidRequest(
-                "position_prior.mode", f"is {mode}", "give PRIOR_MODE_HARD or PRIOR_MODE_SOFT"
-            )
-
-
-def _circle_from(circle: prior_pb2.CirclePrior, mode: PriorMode) -> CirclePrior:
-    for field in ("centre", "radius_m"):
-        if not circle.HasField(field):
-            raise InvalidRequest(
-                f"position_prior.circle.{field}", "is unset", "give the centre and the radius"
-            )
-    return CirclePrior(
-        centre=LngLat(lng=circle.centre.longitude, lat=circle.centre.latitude),
-        radius_m=circle.radius_m,
-        mode=mode,
-        **({"confidence_level": circle.confidence_level} if circle.HasField("confidence_level") else {}),
-    )
-
-
-def _polygon_from(prior: prior_pb2.PolygonPrior, mode: PriorMode) -> PolygonPrior:
-    vertices = sum(len(ring.positions) for polygon in prior.polygons for ring in polygon.rings)
-    if vertices > MAX_VERTICES:
-        raise InvalidRequest(
-            "position_prior.polygon", f"has {vertices} vertices", f"give at most {MAX_VERTICES}"
-        )
-    areas = [_area_from(polygon) for polygon in prior.polygons]
-    if not areas:
-        raise InvalidRequest("position_prior.polygon.polygons", "is empty", "give at least one polygon")
-    return PolygonPrior(polygon=areas[0] if len(areas) == 1 else MultiPolygon(areas), mode=mode)
-
-
-def _area_from(polygon: geometry_pb2.Polygon) -> Area:
-    rings = [[(at.longitude, at.latitude) for at in ring.positions] for ring in polygon.rings]
-    if not rings or any(len(set(ring)) < 3 for ring in rings):
-        raise InvalidRequest(
-            "position_prior.polygon.polygons.rings",
-            "is not an area",
-            "give rings of at least three positions",
-        )
-    return Area(rings[0], rings[1:])
-
-
 def _image(data: bytes, query: Query) -> image_pb2.StreetImage:
     if query.hfov_deg is None:
         return image_pb2.StreetImage(data=data, panorama=image_pb2.PanoramaCamera())
@@ -246,26 +179,9 @@ def _heading(heading: HeadingPrior) -> prior_pb2.HeadingPrior:
     return prior_pb2.HeadingPrior(heading_deg=heading.heading_deg, accuracy_deg=heading.accuracy_deg)
 
 
-def _prior(prior: Prior) -> prior_pb2.PositionPrior:
-    mode = prior_pb2.PRIOR_MODE_HARD if prior.mode is PriorMode.HARD else prior_pb2.PRIOR_MODE_SOFT
-    match prior:
-        case CirclePrior():
-            circle = prior_pb2.CirclePrior(
-                centre=_lat_lng(prior.centre),
-                radius_m=prior.radius_m,
-                confidence_level=prior.confidence_level,
-            )
-            return prior_pb2.PositionPrior(circle=circle, mode=mode)
-        case PolygonPrior():
-            polygon = prior_pb2.PolygonPrior(polygons=[_polygon(part) for part in _parts(prior.polygon)])
-            return prior_pb2.PositionPrior(polygon=polygon, mode=mode)
-        case _:
-            raise TypeError(f"unknown kind of prior: {type(prior).__name__}")
-
-
 def _hypothesis(hypothesis: Hypothesis) -> answer_pb2.Hypothesis:
     return answer_pb2.Hypothesis(
-        position=_lat_lng(hypothesis.position),
+        position=lat_lng(hypothesis.position),
         probability=hypothesis.probability,
         r68_m=hypothesis.r68_m,
         r95_m=hypothesis.r95_m,
@@ -277,7 +193,7 @@ def _hypothesis(hypothesis: Hypothesis) -> answer_pb2.Hypothesis:
 def _patch(patch: RankedPatch) -> answer_pb2.CandidatePatch:
     return answer_pb2.CandidatePatch(
         quadkey=patch.hit.quadkey,
-        centre=_lat_lng(patch.hit.location),
+        centre=lat_lng(patch.hit.location),
         side_m=patch.hit.side_m,
         region=patch.hit.region,
         generation=patch.hit.generation,
@@ -302,42 +218,11 @@ def region_message(region: RegionInfo) -> region_service_pb2.Region:
             south_west=LatLng(latitude=south, longitude=west),
             north_east=LatLng(latitude=north, longitude=east),
         ),
-        coverage=[_polygon(part) for part in _parts(region.coverage)],
-        create_time=_timestamp(region.created_at),
-        imagery_start_time=_timestamp(region.imagery_from),
-        imagery_end_time=_timestamp(region.imagery_to),
+        coverage=polygons_of(region.coverage),
+        create_time=timestamp(region.created_at),
+        imagery_start_time=timestamp(region.imagery_from),
+        imagery_end_time=timestamp(region.imagery_to),
     )
-
-
-def _parts(area: BaseGeometry) -> Sequence[Area]:
-    return (
-        [area]
-        if isinstance(area, Area)
-        else [part for part in getattr(area, "geoms", ()) if isinstance(part, Area)]
-    )
-
-
-def _polygon(area: Area) -> geometry_pb2.Polygon:
-    return geometry_pb2.Polygon(
-        rings=[
-            geometry_pb2.LinearRing(
-                positions=[LatLng(latitude=lat, longitude=lng) for lng, lat, *_ in ring.coords]
-            )
-            for ring in (area.exterior, *area.interiors)
-        ]
-    )
-
-
-def _lat_lng(position: LngLat) -> LatLng:
-    return LatLng(latitude=position.lat, longitude=position.lng)
-
-
-def _timestamp(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
 
 
 def _token_for(name: str) -> str:

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from clnet_model.calibration import ViewCalibration
 from spatial_index.geodesy import distances_m
-from spatial_index.priors import Prior, PriorMode, contains, log_weights
+from spatial_index.priors import Prior, PriorMode, hard_part
 from spatial_index.records import PatchHit
+from spatial_index.weights import Places, contains, log_weights, places_of
 from tiling.grid import WORLD_M, LngLat, lnglat_at, mercator_at
 
 Floats = NDArray[np.float64]
@@ -118,19 +119,12 @@ class Evidence:
             self, hits=tuple(self.hits[row] for row in chosen), similarities=self.similarities[chosen]
         )
 
-    @property
-    def lngs(self) -> Floats:
-        return np.array([hit.location.lng for hit in self.hits])
-
-    @property
-    def lats(self) -> Floats:
-        return np.array([hit.location.lat for hit in self.hits])
-
 
 def fuse(
     evidence: Evidence, *, prior: Prior | None, calibration: ViewCalibration, max_hypotheses: int
 ) -> Fusion:
     """Posterior over the patches, places by descending probability, radii and status."""
+    evidence = allowed(evidence, prior)
     if not evidence.hits:
         return Fusion(status=Status.OUT_OF_COVERAGE, hypotheses=(), patches=(), prior_conflict=False)
     log_odds = log_odds_of(evidence, prior, calibration.temperature)  # (K,)
@@ -147,7 +141,7 @@ def fuse(
         status=judge(places, float(evidence.similarities.max()), calibration),
         hypotheses=hypotheses,
         patches=tuple(patches),
-        prior_conflict=contradicts(prior, places[0].position),
+        prior_conflict=contradicts(prior, places[0].position, evidence.hits[places[0].members[0]]),
     )
 
 
@@ -166,11 +160,19 @@ def gather(hit_lists: Sequence[Sequence[Sequence[PatchHit]]], headings_deg: Floa
     return Evidence(hits=tuple(hits), similarities=similarities, headings_deg=headings_deg)
 
 
+def allowed(evidence: Evidence, prior: Prior | None) -> Evidence:
+    """The evidence that the HARD parts beside SOFT ones allow; the search kept to them, to 0.1 mm."""
+    hard = hard_part(prior) if prior is not None and prior.mode is PriorMode.SOFT else None
+    if hard is None:
+        return evidence
+    return evidence.rows(np.flatnonzero(contains(hard, places_of(evidence.hits))))
+
+
 def log_odds_of(evidence: Evidence, prior: Prior | None, temperature: float) -> Floats:
     """Unnormalised log posterior of each patch, (K,)."""
     log_odds = np.logaddexp.reduce(evidence.similarities / temperature, axis=1)  # (K,)
     if prior is not None and prior.mode is PriorMode.SOFT:
-        log_odds = log_odds + np.maximum(log_weights(prior, evidence.lngs, evidence.lats), PRIOR_FLOOR)
+        log_odds = log_odds + np.maximum(log_weights(prior, places_of(evidence.hits)), PRIOR_FLOOR)
     return np.asarray(log_odds)
 
 
@@ -260,11 +262,22 @@ def judge(places: Sequence[Place], best_similarity: float, calibration: ViewCali
     return Status.LOCALIZED
 
 
-def contradicts(prior: Prior | None, position: LngLat) -> bool:
-    """True when the evidence has overruled a SOFT prior: the position has no more than the floor's weight."""
-    if prior is None or prior.mode is not PriorMode.SOFT or contains(prior, position.lng, position.lat)[0]:
+def contradicts(prior: Prior | None, position: LngLat, peak: PatchHit) -> bool:
+    """True when the evidence has overruled a SOFT prior: the position has no more than the floor's weight.
+
+    The position is a mean of patch centres, which may fall just outside of what HARD parts allow; so the
+    centre of its best patch, which never does, speaks for it too.
+    """
+    if prior is None or prior.mode is not PriorMode.SOFT:
         return False
-    return bool(log_weights(prior, position.lng, position.lat)[0] <= PRIOR_FLOOR)
+    places = Places(
+        lngs=np.array([position.lng, peak.location.lng]),
+        lats=np.array([position.lat, peak.location.lat]),
+        regions=[peak.region] * 2,
+        captured_at=[peak.captured_at] * 2,
+    )
+    outside = ~contains(prior, places) & (log_weights(prior, places) <= PRIOR_FLOOR)
+    return bool(outside.all())
 
 
 def mean_position(centres: Floats, weights: Floats, peak: Floats) -> LngLat:

@@ -18,7 +18,7 @@ from clnet_model.preprocess import CanvasSpec, Panorama, Perspective, Pixels, ro
 from clnet_model.turning import turned
 from serving.errors import InvalidRequest
 from serving.fuse import Floats, Fusion, Hypothesis, RankedPatch, Status, fuse, gather
-from spatial_index.priors import Prior, PriorMode
+from spatial_index.priors import Prior, PriorMode, hard_part
 from spatial_index.records import RegionInfo
 from spatial_index.store import SearchRequest, SearchResult
 
@@ -194,7 +194,7 @@ def headings_to_try(heading: HeadingPrior | None, step_deg: float, turns: int = 
 
 
 def searches(vectors: Vectors, query: Query, *, model_digest: str) -> tuple[SearchRequest, ...]:
-    """The search inside the prior, and beside a SOFT prior one without it that can overrule it."""
+    """The search inside the prior; beside a SOFT one another, inside what is HARD of it, to overrule it."""
     inside = SearchRequest(
         vectors=vectors,
         limit=max(search_depth(len(vectors)), query.max_patches),
@@ -204,7 +204,7 @@ def searches(vectors: Vectors, query: Query, *, model_digest: str) -> tuple[Sear
     )
     if query.prior is None or query.prior.mode is PriorMode.HARD:
         return (inside,)
-    return inside, replace(inside, prior=None)
+    return inside, replace(inside, prior=hard_part(query.prior))
 
 
 def search_depth(headings: int) -> int:

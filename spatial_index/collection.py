@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from mercantile import LngLat
 from qdrant_client import models
 from shapely.geometry import Polygon
 
@@ -15,15 +14,26 @@ from spatial_index.payload import (
     CAPTURED_AT,
     HIT_FIELDS,
     LOCATION,
+    SPOT_FIELDS,
     from_timestamp,
     to_hit,
-    to_lnglat,
     to_payload,
+    to_spot,
 )
 from spatial_index.planner import Plan
 from spatial_index.records import PatchHit, PatchRecord, Vectors, point_id
 from spatial_index.remote import Remote
-from spatial_index.selection import Candidates, Disc, Rim, Shape
+from spatial_index.selection import (
+    NOTHING,
+    Candidates,
+    Captured,
+    Condition,
+    Disc,
+    Every,
+    Selection,
+    Some,
+    Spot,
+)
 
 SCROLL_PAGE = 5_000
 _PAYLOAD_BYTES = 600  # one point's payload and id on the wire, with a long source name
@@ -85,11 +95,10 @@ class RemoteCollection:
         """Earliest and latest capture time among the points that have one."""
         return self._first_capture(models.Direction.ASC), self._first_capture(models.Direction.DESC)
 
-    def within(self, rim: Rim) -> Iterator[tuple[uuid.UUID, LngLat]]:
-        """Points between the rim's discs."""
-        condition = models.Filter(
-            must=[_within(rim.outer)], must_not=[_disc(rim.inner)] if rim.inner else None
-        )
+    def between(self, selection: Selection) -> Iterator[Spot]:
+        """Points that pass the selection's `outer` and not its `inner`."""
+        inner = None if selection.inner == NOTHING else [_condition(selection.inner)]
+        condition = models.Filter(must=[_condition(selection.outer)], must_not=inner)
         offset = None
         while True:
             page, offset = self._remote.call(
@@ -98,9 +107,9 @@ class RemoteCollection:
                 scroll_filter=condition,
                 limit=SCROLL_PAGE,
                 offset=offset,
-                with_payload=[LOCATION],
+                with_payload=SPOT_FIELDS,
             )
-            yield from ((uuid.UUID(str(point.id)), to_lnglat(point.payload or {})) for point in page)
+            yield from (to_spot(uuid.UUID(str(point.id)), point.payload or {}) for point in page)
             if offset is None:
                 return
 
@@ -148,22 +157,31 @@ def _params(plan: Plan) -> models.SearchParams:
 def _filter(candidates: Candidates) -> models.Filter | None:
     if candidates.everything:
         return None
-    shapes: list[models.Condition] = [_within(shape) for shape in candidates.shapes]
     excluded: list[models.Condition] = [
         models.HasIdCondition(has_id=[str(point) for point in candidates.excluded])
     ]
-    return models.Filter(should=shapes or None, must_not=excluded if candidates.excluded else None)
+    return models.Filter(
+        must=[_condition(candidates.condition)], must_not=excluded if candidates.excluded else None
+    )
 
 
-def _within(shape: Shape) -> models.Condition:
-    match shape:
+def _condition(condition: Condition) -> models.Condition:
+    match condition:
+        case Every():
+            return models.Filter(must=[_condition(part) for part in condition.parts])
+        case Some():  # never of none: that one holds everything here
+            assert condition.parts
+            return models.Filter(should=[_condition(part) for part in condition.parts])
         case Disc():  # looked up by its boxes; a condition under must_not is only ever checked point by point
-            outside = models.Filter(must_not=[_disc(shape)])
-            return models.Filter(should=[_polygon(each) for each in shape.boxes], must_not=[outside])
+            outside = models.Filter(must_not=[_disc(condition)])
+            return models.Filter(should=[_polygon(each) for each in condition.boxes], must_not=[outside])
         case Polygon():
-            return _polygon(shape)
+            return _polygon(condition)
+        case Captured():
+            between = models.DatetimeRange(gte=condition.start, lt=condition.end)
+            return models.FieldCondition(key=CAPTURED_AT, range=between)
         case _:
-            raise TypeError(f"unknown shape {type(shape).__name__}")
+            raise TypeError(f"the engine knows no condition {type(condition).__name__}")
 
 
 def _disc(disc: Disc) -> models.FieldCondition:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,6 +39,7 @@ from spatial_index.records import (
     check_name,
     check_records,
 )
+from spatial_index.routing import Router
 from spatial_index.search import Collection, run_probe, run_search
 from spatial_index.shard import Shard
 from spatial_index.store import SearchRequest, SearchResult
@@ -51,6 +53,7 @@ class EmbeddedStore:
         self._folder: StoreFolder | None = StoreFolder(directory, create=create)
         self._place = str(directory)
         self._shards: dict[tuple[str, str], Shard] = {}
+        self._router = Router()
         try:
             self._live = self._read_live(self._folder)
         except DamagedStore:
@@ -124,8 +127,8 @@ class EmbeddedStore:
 
     def search(self, request: SearchRequest) -> SearchResult:
         with self._open() as folder:
-            names = sorted(set(request.regions)) if request.regions else sorted(self._live)
-            return run_search(request, [self._collection(folder, self._live_meta(name)) for name in names])
+            live = [self._collection(folder, meta) for meta in self._live.values()]
+            return run_search(request, live, self._router)
 
     def probe(self, region: str, generation: str, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
         with self._open() as folder:
@@ -164,8 +167,8 @@ class EmbeddedStore:
         return self._live[name]
 
     def _collection(self, folder: StoreFolder, meta: GenerationMeta) -> Collection:
-        points = self._shard(folder, meta.spec.region, meta.spec.generation)
-        return Collection(info=meta.region_info(), points=points)
+        points = partial(self._shard, folder, meta.spec.region, meta.spec.generation)
+        return Collection(info=meta.region_info(), open=points)
 
     def _shard(self, folder: StoreFolder, region: str, generation: str) -> Shard:
         """The generation's shard, loaded on first use and checked against its release."""

@@ -45,8 +45,8 @@ def geodesic_per_haversine(origin: LngLat, radius_m: float, sphere_m: float) -> 
     reach_deg = math.degrees(1.02 * radius_m / 6_335_000.0)
     nearest_equator = max(abs(origin.lat) - reach_deg, 0.0)
     nearest_pole = min(abs(origin.lat) + reach_deg, 90.0)
-    low = _radii_m(nearest_equator)[0] / sphere_m
-    high = _radii_m(nearest_pole)[1] / sphere_m
+    low = radii_m(nearest_equator)[0] / sphere_m
+    high = radii_m(nearest_pole)[1] / sphere_m
     return low * (1 - 1e-6), high * (1 + 1e-6)  # the engine's own rounding
 
 
@@ -60,7 +60,7 @@ def boxes_around(centre: LngLat, angle_rad: float) -> list[Polygon]:
     if abs(centre.lat) + reach_deg >= 90.0:  # holds a pole, hence every meridian
         return [box(-180.0, south, 180.0, north)]
     half_deg = math.degrees(math.asin(math.sin(angle_rad) / math.cos(math.radians(centre.lat)))) + 1e-8
-    return _wrapped(box(centre.lng - half_deg, south, centre.lng + half_deg, north))
+    return wrapped(box(centre.lng - half_deg, south, centre.lng + half_deg, north))
 
 
 def split_at_antimeridian(polygon: Polygon | MultiPolygon) -> MultiPolygon:
@@ -71,7 +71,7 @@ def split_at_antimeridian(polygon: Polygon | MultiPolygon) -> MultiPolygon:
     Raises:
         EnclosesPole: a ring winds around a pole.
     """
-    parts = [piece for part in parts_of(polygon) for piece in _wrapped(unwrapped(part))]
+    parts = [piece for part in parts_of(polygon) for piece in wrapped(unwrapped(part))]
     return MultiPolygon(parts)
 
 
@@ -86,11 +86,31 @@ def unwrapped(polygon: Polygon) -> Polygon:
     return Polygon(shell, holes)
 
 
+def unwrapped_line(points: Floats) -> Floats:
+    """(V, 2) with every step shorter than 180° of longitude; exactly 360° is the literal long way."""
+    step = np.diff(points[:, 0])
+    jumps = (np.abs(step) > 180.0) & (np.abs(step) < 360.0)
+    turns = np.concatenate([[0.0], np.cumsum(np.where(jumps, -360.0 * np.sign(step), 0.0))])
+    return np.column_stack([points[:, 0] + turns, points[:, 1]])
+
+
+def wrapped(polygon: Polygon) -> list[Polygon]:
+    """The pieces of a polygon whose longitudes leave ±180° by at most one turn, all inside ±180°."""
+    west, _, east, _ = polygon.bounds
+    if west >= -180.0 and east <= 180.0:
+        return [polygon]
+    pieces: list[Polygon] = []
+    for turn in (-360.0, 0.0, 360.0):
+        inside = polygon.intersection(box(-180.0 + turn, -90.0, 180.0 + turn, 90.0))
+        pieces += [translate(piece, xoff=-turn) for piece in areas_in(inside)]
+    return pieces
+
+
 def widened(polygon: MultiPolygon, margin_m: float) -> MultiPolygon:
     """A superset of all points within `margin_m` of the area, a few per cent too wide away from the poles."""
     margin_deg = margin_m / METRES_PER_DEGREE
     wide = [_widened_part(part, margin_deg) for part in polygon.geoms]
-    pieces = [piece for part in wide for piece in _wrapped(part)]
+    pieces = [piece for part in wide for piece in wrapped(part)]
     return MultiPolygon(areas_in(unary_union(pieces)))
 
 
@@ -111,6 +131,12 @@ def distance_outside_m(polygon: MultiPolygon, lng: float, lat: float) -> float:
     return best
 
 
+def radii_m(lat_deg: float) -> tuple[float, float]:
+    """Meridional (M) and prime-vertical (N) radius of curvature at a latitude, in metres."""
+    root = 1.0 - WGS84.es * math.sin(math.radians(lat_deg)) ** 2
+    return WGS84.a * (1.0 - WGS84.es) / root**1.5, WGS84.a / math.sqrt(root)
+
+
 def parts_of(area: Polygon | MultiPolygon) -> list[Polygon]:
     """The polygons that make up an area."""
     return [area] if isinstance(area, Polygon) else list(area.geoms)
@@ -123,20 +149,12 @@ def areas_in(geometry: object) -> list[Polygon]:
     return [part for child in getattr(geometry, "geoms", ()) for part in areas_in(child)]
 
 
-def _radii_m(lat_deg: float) -> tuple[float, float]:
-    """Meridional (M) and prime-vertical (N) radius of curvature at a latitude, in metres."""
-    root = 1.0 - WGS84.es * math.sin(math.radians(lat_deg)) ** 2
-    return WGS84.a * (1.0 - WGS84.es) / root**1.5, WGS84.a / math.sqrt(root)
-
-
 def _unwrapped_ring(ring: Floats) -> Floats:
-    """(V, 2) ring with every edge shorter than 180° of longitude; exactly 360° is the literal long way."""
-    step = np.diff(ring[:, 0])
-    jumps = (np.abs(step) > 180.0) & (np.abs(step) < 360.0)
-    turns = np.concatenate([[0.0], np.cumsum(np.where(jumps, -360.0 * np.sign(step), 0.0))])
-    if turns[-1] != 0.0:
+    """(V, 2) ring with continuous longitudes."""
+    points = unwrapped_line(ring)
+    if points[-1, 0] != ring[-1, 0]:
         raise EnclosesPole
-    return np.column_stack([ring[:, 0] + turns, ring[:, 1]])
+    return points
 
 
 def _beside(shell: Floats, hole: Floats) -> Floats:
@@ -147,17 +165,6 @@ def _beside(shell: Floats, hole: Floats) -> Floats:
         if outline.covers(LinearRing(moved)):
             return np.asarray(moved, dtype=np.float64)
     return hole
-
-
-def _wrapped(polygon: Polygon) -> list[Polygon]:
-    west, _, east, _ = polygon.bounds
-    if west >= -180.0 and east <= 180.0:
-        return [polygon]
-    pieces: list[Polygon] = []
-    for turn in (-360.0, 0.0, 360.0):
-        inside = polygon.intersection(box(-180.0 + turn, -90.0, 180.0 + turn, 90.0))
-        pieces += [translate(piece, xoff=-turn) for piece in areas_in(inside)]
-    return pieces
 
 
 def _widened_part(part: Polygon, margin_deg: float) -> Polygon:

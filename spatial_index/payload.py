@@ -10,10 +10,11 @@ from typing import Any
 from mercantile import LngLat
 
 from spatial_index.records import PatchHit, PatchRecord
-from spatial_index.selection import MAX_LAT, MAX_LNG
+from spatial_index.selection import MAX_LAT, MAX_LNG, Spot
 
 LOCATION = "location"
 CAPTURED_AT = "captured_at"
+SPOT_FIELDS = [LOCATION, CAPTURED_AT]
 HIT_FIELDS = [LOCATION, "quadkey", "region", "generation", "side_m", CAPTURED_AT, "source"]
 
 
@@ -49,6 +50,11 @@ def to_hit(point: uuid.UUID, score: float, payload: Mapping[str, Any]) -> PatchH
         source=payload["source"],
         score=score,
     )
+
+
+def to_spot(point: uuid.UUID, payload: Mapping[str, Any]) -> Spot:
+    """What a second look needs of a stored patch."""
+    return Spot(id=point, location=to_lnglat(payload), captured_at=from_timestamp(payload.get(CAPTURED_AT)))
 
 
 def to_lnglat(payload: Mapping[str, Any]) -> LngLat:

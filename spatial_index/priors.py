@@ -1,42 +1,41 @@
 """What the caller already knows about the position, as checked values.
 
 A HARD prior is a filter: nothing outside it is ever returned. A SOFT prior is a weight: the search looks in
-a wider area, and `log_weight` lets distant candidates lose instead of vanish. Everything invalid is refused
-here, because the engine would answer it with silence. Knows nothing of how filters are executed.
+a wider area, and `weights.log_weights` lets distant candidates lose instead of vanish. Everything invalid is
+refused here, because the engine would answer it with silence. Knows nothing of how filters are executed.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
 
-import numpy as np
 import shapely
 from mercantile import LngLat
-from numpy.typing import ArrayLike
-from shapely.geometry import MultiPolygon, Polygon
-from shapely.validation import explain_validity
+from shapely.geometry import LineString, MultiPolygon, Polygon
 
 from spatial_index.errors import BadPrior
-from spatial_index.geodesy import (
-    EnclosesPole,
-    Floats,
-    distance_outside_m,
-    distances_m,
-    parts_of,
-    split_at_antimeridian,
-    unwrapped,
-    widened,
+from spatial_index.geodesy import widened
+from spatial_index.outlines import (
+    MAX_VERTICES,
+    check_lat,
+    check_lng,
+    check_vertex_count,
+    checked_line,
+    checked_polygon,
 )
+from spatial_index.records import NAME_RULE
 
 MAX_RADIUS_M = 20_000_000.0
-MAX_VERTICES = 10_000
+MAX_HALF_WIDTH_M = 100_000.0
+MAX_REGIONS = 100
+MAX_DEPTH = 4  # AllOf((circle, polygon)) has depth 1
+MAX_LEAVES = 64
 SOFT_WIDENING = 3.0  # a SOFT circle is searched out to this many radii: 7.3 σ at a confidence level of 0.95
-_ORDER = "the order is (lng, lat) in WGS84 degrees; were they swapped?"
+FALLOFF_M = 100.0
 
 
 class PriorMode(Enum):
@@ -60,14 +59,10 @@ class CirclePrior:
     mode: PriorMode = PriorMode.HARD
 
     def __post_init__(self) -> None:
-        _check_position("circle.centre", *self.centre)
-        if not (math.isfinite(self.radius_m) and 0.0 < self.radius_m <= MAX_RADIUS_M):
-            raise BadPrior(
-                "circle.radius_m",
-                self.radius_m,
-                f"greater than 0 and at most {MAX_RADIUS_M:.0f} metres",
-                "leave the prior out to search everywhere",
-            )
+        check_lng("circle.centre", self.centre.lng)
+        check_lat("circle.centre", self.centre.lat)
+        remedy = "leave the prior out to search everywhere"
+        _check_metres("circle.radius_m", self.radius_m, MAX_RADIUS_M, remedy)
         if not 0.0 < self.confidence_level < 1.0:
             raise BadPrior(
                 "circle.confidence_level",
@@ -103,13 +98,12 @@ class PolygonPrior:
 
     polygon: Polygon | MultiPolygon
     mode: PriorMode = PriorMode.HARD
-    falloff_m: float = 100.0
+    falloff_m: float = FALLOFF_M
     """SOFT only: standard deviation of the weight's fall outside the area."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.falloff_m) and 0.0 < self.falloff_m <= MAX_RADIUS_M):
-            raise BadPrior("polygon.falloff_m", self.falloff_m, "greater than 0 metres", "the default is 100")
-        object.__setattr__(self, "polygon", _checked_polygon(self.polygon))
+        _check_metres("polygon.falloff_m", self.falloff_m, MAX_RADIUS_M, "the default is 100")
+        object.__setattr__(self, "polygon", checked_polygon(self.polygon))
 
     @property
     def search_polygon(self) -> MultiPolygon:
@@ -120,161 +114,204 @@ class PolygonPrior:
         return widened(self.polygon, SOFT_WIDENING * self.falloff_m)
 
 
-Prior = CirclePrior | PolygonPrior
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorridorPrior:
+    """Within `half_width_m` metres of a shapely LineString in WGS84 (x = lng, y = lat), its ends rounded.
 
-
-def from_geojson(
-    value: str | Mapping[str, Any],
-    *,
-    mode: PriorMode = PriorMode.HARD,
-    max_vertices: int = MAX_VERTICES,
-) -> PolygonPrior:
-    """A polygon prior from a GeoJSON Polygon, MultiPolygon, or Feature of one (RFC 7946).
+    Edges are straight in longitude and latitude and take the short way across the antimeridian, as in
+    RFC 7946; the width is the geodesic distance to the nearest place on the line.
 
     Raises:
-        BadPrior: not such an object, an unclosed ring, or anything that PolygonPrior refuses.
+        BadPrior: NaN, a position that is not on Earth, too many of them, no two that differ, or a half-width
+            out of range.
     """
-    geometry = _geometry_of(value)
-    rings_of_parts = _rings_of_parts(geometry)
-    _check_vertex_count(sum(_length(ring) for part in rings_of_parts for ring in part), max_vertices)
-    parts = [[_checked_ring(ring) for ring in part] for part in rings_of_parts]
-    polygons = [Polygon(rings[0], rings[1:]) for rings in parts]
-    return PolygonPrior(polygon=polygons[0] if len(polygons) == 1 else MultiPolygon(polygons), mode=mode)
+
+    line: LineString
+    half_width_m: float
+    mode: PriorMode = PriorMode.HARD
+    falloff_m: float = FALLOFF_M
+    """SOFT only: standard deviation of the weight's fall beyond the half-width."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "line", checked_line(self.line))
+        remedy = "use a polygon for anything wider"
+        _check_metres("corridor.half_width_m", self.half_width_m, MAX_HALF_WIDTH_M, remedy)
+        _check_metres("corridor.falloff_m", self.falloff_m, MAX_HALF_WIDTH_M, "the default is 100")
+
+    @property
+    def search_half_width_m(self) -> float:
+        """How far the search looks: the half-width itself when HARD, 3 falloffs more when SOFT."""
+        extra_m = 0.0 if self.mode is PriorMode.HARD else SOFT_WIDENING * self.falloff_m
+        return self.half_width_m + extra_m
 
 
-def contains(prior: Prior, lngs: ArrayLike, lats: ArrayLike) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which positions lie inside the prior itself (not its search area), (N,) bool. Rims are inside."""
-    match prior:
-        case CirclePrior():
-            return distances_m(prior.centre, lngs, lats) <= prior.radius_m
-        case PolygonPrior():
-            inside = shapely.intersects_xy(prior.polygon, np.asarray(lngs), np.asarray(lats))
-            return np.atleast_1d(inside)
-        case _:
-            raise TypeError(f"unknown kind of prior: {type(prior).__name__}")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegionPrior:
+    """In one of the regions named. Always HARD; a name that is not live is refused by the search.
 
-
-def log_weights(prior: Prior, lngs: ArrayLike, lats: ArrayLike) -> Floats:
-    """Natural log of the prior's weight at each position, (N,); 0 at its best, -inf outside a HARD one.
-
-    SOFT circle: a round Gaussian with the circle's quantile. SOFT polygon: flat inside, Gaussian outside.
+    Raises:
+        BadPrior: no name, too many, or one outside the naming rule.
     """
-    if prior.mode is PriorMode.HARD:
-        return np.where(contains(prior, lngs, lats), 0.0, -np.inf)
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        if not 1 <= len(self.names) <= MAX_REGIONS:
+            limit = f"1 to {MAX_REGIONS}"
+            raise BadPrior(
+                "regions.names", len(self.names), limit, "leave the prior out to search everywhere"
+            )
+        for index, name in enumerate(self.names):
+            if not isinstance(name, str) or not NAME_RULE.fullmatch(name):
+                rule = "1 to 63 of a-z, 0-9 and '-'"
+                raise BadPrior(f"regions.names[{index}]", name, rule, "name a live region")
+
+    @property
+    def mode(self) -> PriorMode:
+        """A patch is in a region or not."""
+        return PriorMode.HARD
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimePrior:
+    """Imagery taken at `start` or later and before `end`; None leaves that side open. Always HARD.
+
+    The interval is half-open, so that years and days tile without overlap. A time without a zone is UTC. A
+    patch whose capture time is unknown never passes, even with one side open.
+
+    Raises:
+        BadPrior: neither side given, no moment, or an end that is not after the start.
+    """
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", _utc("time_range.start_time", self.start))
+        object.__setattr__(self, "end", _utc("time_range.end_time", self.end))
+        if self.start is None and self.end is None:
+            raise BadPrior("time_range", "empty", "a start, an end or both", "leave it out for any time")
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            after = f"after the start, {self.start.isoformat()}"
+            remedy = "the end is not part of the range: for one day give the next one"
+            raise BadPrior("time_range.end_time", self.end.isoformat(), after, remedy)
+
+    @property
+    def mode(self) -> PriorMode:
+        """Imagery is of that time or not."""
+        return PriorMode.HARD
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AllOf:
+    """Where every one of `priors` holds; weights multiply.
+
+    Raises:
+        BadPrior: no prior, or together too many, too many vertices or too deeply nested.
+    """
+
+    priors: tuple[Prior, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "priors", tuple(self.priors))
+        _check_parts("all_of", self.priors)
+
+    @property
+    def mode(self) -> PriorMode:
+        """SOFT if any part is."""
+        return _mode_of(self.priors)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnyOf:
+    """Where at least one of `priors` holds; the greatest weight counts.
+
+    Raises:
+        BadPrior: no prior, or together too many, too many vertices or too deeply nested.
+    """
+
+    priors: tuple[Prior, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "priors", tuple(self.priors))
+        _check_parts("any_of", self.priors)
+
+    @property
+    def mode(self) -> PriorMode:
+        """SOFT if any part is."""
+        return _mode_of(self.priors)
+
+
+Prior = CirclePrior | PolygonPrior | CorridorPrior | RegionPrior | TimePrior | AllOf | AnyOf
+
+
+def hard_part(prior: Prior | None) -> Prior | None:
+    """What still excludes when every SOFT prior is taken to be wrong; None excludes nothing."""
     match prior:
-        case CirclePrior():
-            return -0.5 * (distances_m(prior.centre, lngs, lats) / prior.sigma_m) ** 2
-        case PolygonPrior():
-            area = MultiPolygon(parts_of(prior.polygon))
-            pairs = zip(np.atleast_1d(lngs), np.atleast_1d(lats), strict=True)
-            away_m = np.array([distance_outside_m(area, float(lng), float(lat)) for lng, lat in pairs])
-            return -0.5 * (away_m / prior.falloff_m) ** 2
+        case AllOf():
+            parts = tuple(part for part in map(hard_part, prior.priors) if part is not None)
+            return AllOf(priors=parts) if parts else None
+        case AnyOf():
+            found = tuple(map(hard_part, prior.priors))
+            kept = tuple(part for part in found if part is not None)
+            return AnyOf(priors=kept) if len(kept) == len(found) else None
+        case None:
+            return None
         case _:
-            raise TypeError(f"unknown kind of prior: {type(prior).__name__}")
+            return prior if prior.mode is PriorMode.HARD else None
 
 
-def log_weight(prior: Prior, position: LngLat) -> float:
-    """`log_weights` of one position."""
-    return float(log_weights(prior, position.lng, position.lat)[0])
+def leaves_of(prior: Prior) -> Iterator[Prior]:
+    """The priors that a prior is composed of; a plain one is its own only leaf."""
+    if not isinstance(prior, (AllOf, AnyOf)):
+        yield prior
+        return
+    for part in prior.priors:
+        yield from leaves_of(part)
 
 
-def _check_position(field: str, lng: float, lat: float) -> None:
-    if not (math.isfinite(lng) and -180.0 <= lng <= 180.0):
-        raise BadPrior(f"{field}.lng", lng, "-180 to 180", _ORDER)
-    if not (math.isfinite(lat) and -90.0 <= lat <= 90.0):
-        raise BadPrior(f"{field}.lat", lat, "-90 to 90", _ORDER)
+def _check_metres(field: str, metres: float, most: float, remedy: str) -> None:
+    if not (math.isfinite(metres) and 0.0 < metres <= most):
+        raise BadPrior(field, metres, f"greater than 0 and at most {most:.0f} metres", remedy)
 
 
-def _check_vertex_count(count: int, limit: int) -> None:
-    if count > limit:
-        raise BadPrior("polygon.vertices", count, f"at most {limit}", "simplify the outline")
+def _utc(field: str, moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime):
+        raise BadPrior(field, moment, "a date with time", "give a datetime")
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return aware.astimezone(UTC)
 
 
-def _checked_polygon(polygon: Polygon | MultiPolygon) -> MultiPolygon:
-    if not isinstance(polygon, (Polygon, MultiPolygon)) or polygon.is_empty:
-        kind = getattr(polygon, "geom_type", type(polygon).__name__)
-        raise BadPrior("polygon", kind, "a non-empty Polygon or MultiPolygon", "give an outline with an area")
-    coordinates = shapely.get_coordinates(polygon)  # (V, 2)
-    _check_vertex_count(len(coordinates), MAX_VERTICES)
-    _check_coordinates(coordinates)
-    try:
-        whole = MultiPolygon([unwrapped(part) for part in parts_of(polygon)])
-        _check_valid(whole)
-        return split_at_antimeridian(polygon)
-    except EnclosesPole:
-        raise BadPrior(
-            "polygon", "a ring around a pole", "a ring that does not wind around the Earth",
-            "cut it along the antimeridian and close it over the pole at latitude ±90",
-        ) from None  # fmt: skip
+def _check_parts(field: str, priors: tuple[Prior, ...]) -> None:
+    if not priors:
+        raise BadPrior(f"{field}.priors", "empty", "1 prior or more", "leave it out to search everywhere")
+    depth = 1 + max(_depth(prior) for prior in priors)
+    if depth > MAX_DEPTH:
+        raise BadPrior(field, f"nested {depth} deep", f"at most {MAX_DEPTH} deep", "join what is alike")
+    leaves = [leaf for prior in priors for leaf in leaves_of(prior)]
+    if len(leaves) > MAX_LEAVES:
+        limit = f"at most {MAX_LEAVES} in all"
+        raise BadPrior(f"{field}.priors", f"{len(leaves)} priors", limit, "join areas into one polygon")
+    check_vertex_count(f"{field}.vertices", sum(_vertices(leaf) for leaf in leaves), MAX_VERTICES)
 
 
-def _check_coordinates(coordinates: Floats) -> None:
-    bad = ~(np.isfinite(coordinates) & (np.abs(coordinates) <= [180.0, 90.0])).all(axis=1)
-    if bad.any():
-        index = int(np.argmax(bad))
-        _check_position(f"polygon.vertices[{index}]", *map(float, coordinates[index]))
+def _depth(prior: Prior) -> int:
+    return 1 + max(map(_depth, prior.priors)) if isinstance(prior, (AllOf, AnyOf)) else 0
 
 
-def _check_valid(polygon: MultiPolygon) -> None:
-    if not polygon.is_valid:
-        raise BadPrior(
-            "polygon",
-            explain_validity(polygon),
-            "simple rings that do not cross",
-            "redraw it or repair the outline",
-        )
-    if not polygon.area > 0.0:
-        raise BadPrior("polygon.area", polygon.area, "greater than 0", "give an outline with an area")
+def _vertices(leaf: Prior) -> int:
+    match leaf:
+        case PolygonPrior():
+            return int(shapely.get_num_coordinates(leaf.polygon))
+        case CorridorPrior():
+            return int(shapely.get_num_coordinates(leaf.line))
+        case _:
+            return 0
 
 
-def _geometry_of(value: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as exc:
-            raise BadPrior("geojson", str(exc), "a JSON object", "send one GeoJSON geometry") from exc
-    if isinstance(value, Mapping) and value.get("type") == "Feature":
-        value = value.get("geometry") or {}
-    if not isinstance(value, Mapping):
-        raise BadPrior("geojson", type(value).__name__, "a JSON object", "send one GeoJSON geometry")
-    return value
-
-
-def _rings_of_parts(geometry: Mapping[str, Any]) -> list[Sequence[Any]]:
-    coordinates: Any = geometry.get("coordinates")
-    match geometry.get("type"):
-        case "Polygon":
-            parts = [coordinates]
-        case "MultiPolygon" if isinstance(coordinates, Sequence):
-            parts = list(coordinates)
-        case other:
-            raise BadPrior("geojson.type", other, "Polygon or MultiPolygon", "send the outline of an area")
-    for part in parts:
-        if isinstance(part, str) or not isinstance(part, Sequence) or not part:
-            raise BadPrior("geojson.coordinates", part, "a list of rings", "see RFC 7946, section 3.1.6")
-    if not parts:
-        raise BadPrior("geojson.coordinates", parts, "at least one polygon", "give an outline with an area")
-    return parts
-
-
-def _length(ring: object) -> int:
-    if isinstance(ring, str) or not isinstance(ring, Sequence):
-        raise BadPrior("geojson.coordinates", ring, "a list of rings", "see RFC 7946, section 3.1.6")
-    return len(ring)
-
-
-def _checked_ring(ring: Sequence[Any]) -> Floats:
-    try:
-        points = np.array([[float(lng), float(lat)] for lng, lat, *_ in ring], dtype=np.float64)  # (V, 2)
-    except (TypeError, ValueError) as exc:
-        raise BadPrior(
-            "geojson.coordinates", ring, "a list of [lng, lat]", "see RFC 7946, section 3.1.1"
-        ) from exc
-    if len(points) < 4:
-        raise BadPrior(
-            "polygon.ring", f"{len(points)} positions", "4 or more", "repeat the first position at the end"
-        )
-    _check_coordinates(points)
-    if not np.array_equal(points[0], points[-1]):
-        raise BadPrior("polygon.ring", "not closed", "closed", "repeat the first position at the end")
-    return points
+def _mode_of(priors: tuple[Prior, ...]) -> PriorMode:
+    soft = any(prior.mode is PriorMode.SOFT for prior in priors)
+    return PriorMode.SOFT if soft else PriorMode.HARD

@@ -1,25 +1,27 @@
 """Answers a search from several live generations; the same for every kind of store.
 
-A store hands over its live generations as `Collection`s; here they are checked, filtered, counted, searched
-and merged.
+A store hands over its live generations as `Collection`s; here those that the prior touches are checked,
+filtered, counted, searched and merged. The others are not even opened.
 """
 
 from __future__ import annotations
 
 import heapq
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from mercantile import LngLat
 
-from spatial_index.errors import BadSearch, ModelMismatch
+from spatial_index.errors import BadSearch, ModelMismatch, UnknownRegion
 from spatial_index.planner import Plan, choose_plan
+from spatial_index.priors import Prior, RegionPrior, leaves_of
 from spatial_index.records import PatchHit, RegionInfo, Vectors, check_unit_rows
-from spatial_index.selection import Candidates, Rim, Selection, select
+from spatial_index.routing import Router, route
+from spatial_index.selection import NOTHING, Candidates, Selection, Spot, select
 from spatial_index.store import SearchRequest, SearchResult
+from spatial_index.weights import Places, searched
 
 MAX_LIMIT = 10_000
 MAX_VECTORS = 1_024
@@ -31,8 +33,8 @@ class Points(Protocol):
     def size(self) -> int:
         """Exact number of points."""
 
-    def within(self, rim: Rim) -> Iterable[tuple[uuid.UUID, LngLat]]:
-        """Points between the rim's discs."""
+    def between(self, selection: Selection) -> Iterable[Spot]:
+        """Points that pass the selection's `outer` and not its `inner`."""
 
     def count(self, candidates: Candidates) -> int:
         """Exact number of candidates."""
@@ -45,31 +47,49 @@ class Points(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Collection:
-    """One live generation: what it holds and its points."""
+    """One live generation: what it holds, and how to come at its points."""
+
+    info: RegionInfo
+    open: Callable[[], Points]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A collection that the search area touches, with its exact candidates and their number."""
 
     info: RegionInfo
     points: Points
+    candidates: Candidates
+    count: int
 
 
-def run_search(request: SearchRequest, collections: Sequence[Collection]) -> SearchResult:
-    """Search the collections inside the prior and merge what they find.
+def run_search(request: SearchRequest, live: Sequence[Collection], router: Router) -> SearchResult:
+    """Search the live collections inside the prior and merge what they find.
 
     Raises:
         BadSearch: the request cannot be answered as asked.
+        UnknownRegion: a region named in the request or its prior is not among them.
         ModelMismatch: a collection that was named, or that holds a candidate, has another model.
     """
     _check_ask(request.vectors, request.limit)
-    selection = select(request.prior)
-    targets = [(collection, *_filtered(collection, selection)) for collection in collections]
-    for collection, _, count in targets:
-        if count or request.regions:
-            _check_model(request, collection.info)
-    total = sum(count for _, _, count in targets)
-    plan = choose_plan(candidates=total, patches=sum(collection.info.patches for collection in collections))
+    asked = _named(request, live)
+    for collection in asked if request.regions else ():
+        _check_model(request, collection.info)
+    in_region = route(select(request.prior), router.footprints([collection.info for collection in live]))
+    routed = [(collection, in_region(collection.info)) for collection in asked]
+    touched = [
+        _target(collection, selection, request.prior)
+        for collection, selection in routed
+        if selection.outer != NOTHING
+    ]
+    targets = [target for target in touched if target.count]
+    for target in targets:
+        _check_model(request, target.info)
+    total = sum(target.count for target in targets)
+    plan = choose_plan(candidates=total, patches=sum(collection.info.patches for collection in asked))
     found = [
-        collection.points.nearest(request.vectors, min(request.limit, count), candidates, plan)
-        for collection, candidates, count in targets
-        if count
+        target.points.nearest(request.vectors, min(request.limit, target.count), target.candidates, plan)
+        for target in targets
     ]
     hits = [_merge([lists[row] for lists in found], request.limit) for row in range(len(request.vectors))]
     return SearchResult(hits=hits, candidates=total, plan=plan.name, plan_reason=plan.reason)
@@ -98,13 +118,38 @@ def _check_ask(vectors: Vectors, limit: int) -> None:
         raise BadSearch("vectors", fault, "finite and of length 1", "send the encoder's output unchanged")
 
 
-def _filtered(collection: Collection, selection: Selection) -> tuple[Candidates, int]:
-    """The exact candidates of a selection in one collection, and their number."""
-    excluded = selection.rim.outside(collection.points.within(selection.rim)) if selection.rim else ()
-    candidates = Candidates(shapes=selection.shapes, excluded=excluded)
-    return candidates, collection.info.patches if candidates.everything else collection.points.count(
-        candidates
+def _named(request: SearchRequest, live: Sequence[Collection]) -> list[Collection]:
+    """The collections of the regions asked for, by name; all of them if the request names none."""
+    by_name = {collection.info.name: collection for collection in live}
+    parts = leaves_of(request.prior) if request.prior is not None else ()
+    in_prior = [name for part in parts if isinstance(part, RegionPrior) for name in part.names]
+    for name in [*request.regions, *in_prior]:
+        if name not in by_name:
+            raise UnknownRegion(name, sorted(by_name))
+    return [by_name[name] for name in sorted(set(request.regions) or by_name)]
+
+
+def _target(collection: Collection, selection: Selection, prior: Prior | None) -> Target:
+    points = collection.open()
+    excluded: tuple[uuid.UUID, ...] = ()
+    if prior is not None and not selection.is_exact:
+        excluded = _outside(prior, list(points.between(selection)), collection.info.name)
+    candidates = Candidates(condition=selection.outer, excluded=excluded)
+    count = collection.info.patches if candidates.everything else points.count(candidates)
+    return Target(info=collection.info, points=points, candidates=candidates, count=count)
+
+
+def _outside(prior: Prior, spots: Sequence[Spot], region: str) -> tuple[uuid.UUID, ...]:
+    """The ids of those that the prior's search area does not hold after all."""
+    if not spots:
+        return ()
+    places = Places(
+        lngs=np.array([spot.location.lng for spot in spots]),
+        lats=np.array([spot.location.lat for spot in spots]),
+        regions=[region] * len(spots),
+        captured_at=[spot.captured_at for spot in spots],
     )
+    return tuple(spots[row].id for row in np.flatnonzero(~searched(prior, places)).tolist())
 
 
 def _check_model(request: SearchRequest, info: RegionInfo) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -39,6 +40,7 @@ from spatial_index.records import (
     check_records,
 )
 from spatial_index.remote import NotFound, Remote, ServerSettings
+from spatial_index.routing import Router
 from spatial_index.search import Collection, run_probe, run_search
 from spatial_index.store import SearchRequest, SearchResult
 
@@ -56,6 +58,7 @@ class ServerStore:
         self._lock = threading.Lock()  # guards the two fields below
         self._live: dict[str, GenerationMeta] = {}
         self._live_until = 0.0
+        self._router = Router()
 
     def create_generation(self, spec: GenerationSpec) -> None:
         collection = self._collection(spec.region, spec.generation)
@@ -151,13 +154,11 @@ class ServerStore:
         self.close()
 
     def _search(self, request: SearchRequest, live: dict[str, GenerationMeta]) -> SearchResult:
-        names = sorted(set(request.regions)) if request.regions else sorted(live)
-        metas = [_known(live, name) for name in names]
-        return run_search(request, [self._live_collection(meta) for meta in metas])
+        return run_search(request, [self._live_collection(meta) for meta in live.values()], self._router)
 
     def _live_collection(self, meta: GenerationMeta) -> Collection:
-        points = self._collection(meta.spec.region, meta.spec.generation)
-        return Collection(info=meta.region_info(), points=points)
+        points = partial(self._collection, meta.spec.region, meta.spec.generation)
+        return Collection(info=meta.region_info(), open=points)
 
     def _open(self) -> Remote:
         if self._remote is None:

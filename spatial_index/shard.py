@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 import qdrant_edge as edge
-from mercantile import LngLat
 from shapely.geometry import Polygon
 
 from spatial_index.errors import DamagedStore
@@ -16,14 +15,26 @@ from spatial_index.payload import (
     CAPTURED_AT,
     HIT_FIELDS,
     LOCATION,
+    SPOT_FIELDS,
     from_timestamp,
     to_hit,
-    to_lnglat,
     to_payload,
+    to_spot,
+    to_timestamp,
 )
 from spatial_index.planner import Plan
 from spatial_index.records import PatchHit, PatchRecord, Vectors, point_id
-from spatial_index.selection import Candidates, Disc, Rim, Shape
+from spatial_index.selection import (
+    NOTHING,
+    Candidates,
+    Captured,
+    Condition,
+    Disc,
+    Every,
+    Selection,
+    Some,
+    Spot,
+)
 
 WRITE_BATCH = 2_000  # points per engine call: 3 MB of 384-d vectors, 0.1 s under the lock
 SCROLL_PAGE = 5_000
@@ -87,9 +98,10 @@ class Shard:
         """Earliest and latest capture time among the points that have one."""
         return self._first_capture(edge.Direction.Asc), self._first_capture(edge.Direction.Desc)
 
-    def within(self, rim: Rim) -> Iterator[tuple[uuid.UUID, LngLat]]:
-        """Points between the rim's discs."""
-        condition = edge.Filter(must=[_within(rim.outer)], must_not=[_disc(rim.inner)] if rim.inner else None)
+    def between(self, selection: Selection) -> Iterator[Spot]:
+        """Points that pass the selection's `outer` and not its `inner`."""
+        inner = None if selection.inner == NOTHING else [_condition(selection.inner)]
+        condition = edge.Filter(must=[_condition(selection.outer)], must_not=inner)
         offset = None
         while True:
             page, offset = self._engine.scroll(
@@ -97,11 +109,11 @@ class Shard:
                     filter=condition,
                     limit=SCROLL_PAGE,
                     offset=offset,
-                    with_payload=[LOCATION],
+                    with_payload=SPOT_FIELDS,
                     with_vector=False,
                 )
             )
-            yield from ((_uuid(point.id), to_lnglat(point.payload or {})) for point in page)
+            yield from (to_spot(_uuid(point.id), point.payload or {}) for point in page)
             if offset is None:
                 return
 
@@ -147,20 +159,34 @@ def _params(plan: Plan) -> edge.SearchParams:
 def _filter(candidates: Candidates) -> edge.Filter | None:
     if candidates.everything:
         return None
-    shapes: list[edge.ConditionType] = [_within(shape) for shape in candidates.shapes]
     excluded: list[edge.ConditionType] = [edge.HasIdCondition(set(candidates.excluded))]
-    return edge.Filter(should=shapes or None, must_not=excluded if candidates.excluded else None)
+    return edge.Filter(
+        must=[_condition(candidates.condition)], must_not=excluded if candidates.excluded else None
+    )
 
 
-def _within(shape: Shape) -> edge.ConditionType:
-    match shape:
+def _condition(condition: Condition) -> edge.ConditionType:
+    match condition:
+        case Every():
+            return edge.Filter(must=[_condition(part) for part in condition.parts])
+        case Some():  # never of none: that one holds everything here
+            assert condition.parts
+            return edge.Filter(should=[_condition(part) for part in condition.parts])
         case Disc():  # looked up by its boxes; a condition under must_not is only ever checked point by point
-            outside = edge.Filter(must_not=[_disc(shape)])
-            return edge.Filter(should=[_polygon(each) for each in shape.boxes], must_not=[outside])
+            outside = edge.Filter(must_not=[_disc(condition)])
+            return edge.Filter(should=[_polygon(each) for each in condition.boxes], must_not=[outside])
         case Polygon():
-            return _polygon(shape)
+            return _polygon(condition)
+        case Captured():
+            return _captured(condition)
         case _:
-            raise TypeError(f"unknown shape {type(shape).__name__}")
+            raise TypeError(f"the engine knows no condition {type(condition).__name__}")
+
+
+def _captured(captured: Captured) -> edge.FieldCondition:
+    since = to_timestamp(captured.start) if captured.start else None
+    before = to_timestamp(captured.end) if captured.end else None
+    return edge.FieldCondition(CAPTURED_AT, range=edge.RangeDateTime(gte=since, lt=before))
 
 
 def _disc(disc: Disc) -> edge.FieldCondition:

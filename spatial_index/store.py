@@ -19,7 +19,7 @@ from spatial_index.records import GenerationInfo, GenerationSpec, PatchHit, Patc
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SearchRequest:
-    """Nearest patches to each of Q vectors, inside a prior."""
+    """Nearest patches to each of Q vectors, inside a prior; regions that it does not touch are left alone."""
 
     vectors: Vectors
     """(Q, D), L2-normalised; several are several questions about one place, such as headings tried."""
@@ -73,7 +73,9 @@ class Store(Protocol):
         """
 
     def promote(self, region: str, generation: str, *, coverage: BaseGeometry) -> None:
-        """Make a generation the live one, atomically; `coverage` is its WGS84 area. The former one stays.
+        """Make a generation the live one, atomically. The former one stays.
+
+        `coverage` is its WGS84 area and holds every patch centre: searches elsewhere leave the region alone.
 
         Raises:
             EmptyGeneration: it holds no patch.
@@ -109,7 +111,7 @@ class Store(Protocol):
 
         Raises:
             BadSearch: the request cannot be answered as asked.
-            UnknownRegion: a named region is not live.
+            UnknownRegion: a region named in the request or its prior is not live.
             ModelMismatch: a region that would answer was embedded by another model.
         """
 

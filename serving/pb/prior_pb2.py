@@ -23,24 +23,33 @@ _sym_db = _symbol_database.Default()
 
 
 from serving.pb import geometry_pb2 as clnet_dot_geoloc_dot_v1_dot_geometry__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import latlng_pb2 as google_dot_type_dot_latlng__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63lnet/geoloc/v1/prior.proto\x12\x0f\x63lnet.geoloc.v1\x1a\x1e\x63lnet/geoloc/v1/geometry.proto\x1a\x18google/type/latlng.proto\"\xa3\x01\n\rPositionPrior\x12.\n\x06\x63ircle\x18\x01 \x01(\x0b\x32\x1c.clnet.geoloc.v1.CirclePriorH\x00\x12\x30\n\x07polygon\x18\x02 \x01(\x0b\x32\x1d.clnet.geoloc.v1.PolygonPriorH\x00\x12(\n\x04mode\x18\x03 \x01(\x0e\x32\x1a.clnet.geoloc.v1.PriorModeB\x06\n\x04\x61rea\"\x8a\x01\n\x0b\x43irclePrior\x12#\n\x06\x63\x65ntre\x18\x01 \x01(\x0b\x32\x13.google.type.LatLng\x12\x15\n\x08radius_m\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10\x63onfidence_level\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_radius_mB\x13\n\x11_confidence_level\":\n\x0cPolygonPrior\x12*\n\x08polygons\x18\x01 \x03(\x0b\x32\x18.clnet.geoloc.v1.Polygon\"d\n\x0cHeadingPrior\x12\x18\n\x0bheading_deg\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0c\x61\x63\x63uracy_deg\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_heading_degB\x0f\n\r_accuracy_deg*Q\n\tPriorMode\x12\x1a\n\x16PRIOR_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPRIOR_MODE_HARD\x10\x01\x12\x13\n\x0fPRIOR_MODE_SOFT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63lnet/geoloc/v1/prior.proto\x12\x0f\x63lnet.geoloc.v1\x1a\x1e\x63lnet/geoloc/v1/geometry.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18google/type/latlng.proto\"\xd6\x03\n\rPositionPrior\x12.\n\x06\x63ircle\x18\x01 \x01(\x0b\x32\x1c.clnet.geoloc.v1.CirclePriorH\x00\x12\x30\n\x07polygon\x18\x02 \x01(\x0b\x32\x1d.clnet.geoloc.v1.PolygonPriorH\x00\x12\x34\n\x0c\x62ounding_box\x18\x04 \x01(\x0b\x32\x1c.clnet.geoloc.v1.BoundingBoxH\x00\x12\x32\n\x08\x63orridor\x18\x05 \x01(\x0b\x32\x1e.clnet.geoloc.v1.CorridorPriorH\x00\x12/\n\x07regions\x18\x06 \x01(\x0b\x32\x1c.clnet.geoloc.v1.RegionPriorH\x00\x12\x30\n\ntime_range\x18\x07 \x01(\x0b\x32\x1a.clnet.geoloc.v1.TimeRangeH\x00\x12\x31\n\x06\x61ll_of\x18\x08 \x01(\x0b\x32\x1f.clnet.geoloc.v1.CompositePriorH\x00\x12\x31\n\x06\x61ny_of\x18\t \x01(\x0b\x32\x1f.clnet.geoloc.v1.CompositePriorH\x00\x12(\n\x04mode\x18\x03 \x01(\x0e\x32\x1a.clnet.geoloc.v1.PriorModeB\x06\n\x04\x61rea\"\x8a\x01\n\x0b\x43irclePrior\x12#\n\x06\x63\x65ntre\x18\x01 \x01(\x0b\x32\x13.google.type.LatLng\x12\x15\n\x08radius_m\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10\x63onfidence_level\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_radius_mB\x13\n\x11_confidence_level\":\n\x0cPolygonPrior\x12*\n\x08polygons\x18\x01 \x03(\x0b\x32\x18.clnet.geoloc.v1.Polygon\"c\n\rCorridorPrior\x12&\n\tpositions\x18\x01 \x03(\x0b\x32\x13.google.type.LatLng\x12\x19\n\x0chalf_width_m\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_half_width_m\"\x1c\n\x0bRegionPrior\x12\r\n\x05names\x18\x01 \x03(\t\"i\n\tTimeRange\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\x0e\x43ompositePrior\x12.\n\x06priors\x18\x01 \x03(\x0b\x32\x1e.clnet.geoloc.v1.PositionPrior\"d\n\x0cHeadingPrior\x12\x18\n\x0bheading_deg\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0c\x61\x63\x63uracy_deg\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_heading_degB\x0f\n\r_accuracy_deg*Q\n\tPriorMode\x12\x1a\n\x16PRIOR_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPRIOR_MODE_HARD\x10\x01\x12\x13\n\x0fPRIOR_MODE_SOFT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.pb.prior_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORMODE']._serialized_start=575
-  _globals['_PRIORMODE']._serialized_end=656
-  _globals['_POSITIONPRIOR']._serialized_start=107
-  _globals['_POSITIONPRIOR']._serialized_end=270
-  _globals['_CIRCLEPRIOR']._serialized_start=273
-  _globals['_CIRCLEPRIOR']._serialized_end=411
-  _globals['_POLYGONPRIOR']._serialized_start=413
-  _globals['_POLYGONPRIOR']._serialized_end=471
-  _globals['_HEADINGPRIOR']._serialized_start=473
-  _globals['_HEADINGPRIOR']._serialized_end=573
+  _globals['_PRIORMODE']._serialized_start=1219
+  _globals['_PRIORMODE']._serialized_end=1300
+  _globals['_POSITIONPRIOR']._serialized_start=140
+  _globals['_POSITIONPRIOR']._serialized_end=610
+  _globals['_CIRCLEPRIOR']._serialized_start=613
+  _globals['_CIRCLEPRIOR']._serialized_end=751
+  _globals['_POLYGONPRIOR']._serialized_start=753
+  _globals['_POLYGONPRIOR']._serialized_end=811
+  _globals['_CORRIDORPRIOR']._serialized_start=813
+  _globals['_CORRIDORPRIOR']._serialized_end=912
+  _globals['_REGIONPRIOR']._serialized_start=914
+  _globals['_REGIONPRIOR']._serialized_end=942
+  _globals['_TIMERANGE']._serialized_start=944
+  _globals['_TIMERANGE']._serialized_end=1049
+  _globals['_COMPOSITEPRIOR']._serialized_start=1051
+  _globals['_COMPOSITEPRIOR']._serialized_end=1115
+  _globals['_HEADINGPRIOR']._serialized_start=1117
+  _globals['_HEADINGPRIOR']._serialized_end=1217
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from serving.pb import geometry_pb2 as _geometry_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.type import latlng_pb2 as _latlng_pb2
@@ -47,15 +48,21 @@ Global___PriorMode: _TypeAlias = PriorMode  # noqa: Y015
 
 @_typing.final
 class PositionPrior(_message.Message):
-    """Where the camera may have stood."""
+    """Where the camera may have stood, or which imagery may show the place; one condition, or several composed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CIRCLE_FIELD_NUMBER: _builtins.int
     POLYGON_FIELD_NUMBER: _builtins.int
+    BOUNDING_BOX_FIELD_NUMBER: _builtins.int
+    CORRIDOR_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    TIME_RANGE_FIELD_NUMBER: _builtins.int
+    ALL_OF_FIELD_NUMBER: _builtins.int
+    ANY_OF_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     mode: Global___PriorMode.ValueType
-    """How strictly the area is taken."""
+    """How strictly the area is taken. Unset for `all_of` and `any_of`, whose parts have modes of their own."""
     @_builtins.property
     def circle(self) -> Global___CirclePrior:
         """Disc around a position, as GNSS receivers report it."""
@@ -64,18 +71,50 @@ class PositionPrior(_message.Message):
     def polygon(self) -> Global___PolygonPrior:
         """Any area."""
 
+    @_builtins.property
+    def bounding_box(self) -> _geometry_pb2.BoundingBox:
+        """Between two meridians and two parallels. A western longitude greater than the eastern one crosses the
+        antimeridian.
+        """
+
+    @_builtins.property
+    def corridor(self) -> Global___CorridorPrior:
+        """Along a road, track or flight line."""
+
+    @_builtins.property
+    def regions(self) -> Global___RegionPrior:
+        """In regions by name. Always HARD; NOT_FOUND for a name that is not live."""
+
+    @_builtins.property
+    def time_range(self) -> Global___TimeRange:
+        """Imagery taken within a time range. Always HARD."""
+
+    @_builtins.property
+    def all_of(self) -> Global___CompositePrior:
+        """Where all of several priors hold; their weights multiply."""
+
+    @_builtins.property
+    def any_of(self) -> Global___CompositePrior:
+        """Where any of several priors holds; the greatest weight counts."""
+
     def __init__(
         self,
         *,
         circle: Global___CirclePrior | None = ...,
         polygon: Global___PolygonPrior | None = ...,
+        bounding_box: _geometry_pb2.BoundingBox | None = ...,
+        corridor: Global___CorridorPrior | None = ...,
+        regions: Global___RegionPrior | None = ...,
+        time_range: Global___TimeRange | None = ...,
+        all_of: Global___CompositePrior | None = ...,
+        any_of: Global___CompositePrior | None = ...,
         mode: Global___PriorMode.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "circle", b"circle", "polygon", b"polygon"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "area", b"area", "bounding_box", b"bounding_box", "circle", b"circle", "corridor", b"corridor", "polygon", b"polygon", "regions", b"regions", "time_range", b"time_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "circle", b"circle", "mode", b"mode", "polygon", b"polygon"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "area", b"area", "bounding_box", b"bounding_box", "circle", b"circle", "corridor", b"corridor", "mode", b"mode", "polygon", b"polygon", "regions", b"regions", "time_range", b"time_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_area: _TypeAlias = _typing.Literal["circle", "polygon"]  # noqa: Y015
+    _WhichOneofReturnType_area: _TypeAlias = _typing.Literal["circle", "polygon", "bounding_box", "corridor", "regions", "time_range", "all_of", "any_of"]  # noqa: Y015
     _WhichOneofArgType_area: _TypeAlias = _typing.Literal["area", b"area"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_area) -> _WhichOneofReturnType_area | None: ...
 
@@ -143,6 +182,118 @@ class PolygonPrior(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PolygonPrior: _TypeAlias = PolygonPrior  # noqa: Y015
+
+@_typing.final
+class CorridorPrior(_message.Message):
+    """Everything within a distance of a line; its ends are rounded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    HALF_WIDTH_M_FIELD_NUMBER: _builtins.int
+    half_width_m: _builtins.float
+    """Greatest geodesic distance from the line in metres, greater than 0, at most 100,000. Required."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[_latlng_pb2.LatLng]:
+        """The line: at least two places, at most 10,000 positions. Its edges are straight in longitude and latitude and
+        take the short way across the antimeridian (RFC 7946, section 3.1).
+        """
+
+    def __init__(
+        self,
+        *,
+        positions: _abc.Iterable[_latlng_pb2.LatLng] | None = ...,
+        half_width_m: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_half_width_m", b"_half_width_m", "half_width_m", b"half_width_m"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_half_width_m", b"_half_width_m", "half_width_m", b"half_width_m", "positions", b"positions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__half_width_m: _TypeAlias = _typing.Literal["half_width_m"]  # noqa: Y015
+    _WhichOneofArgType__half_width_m: _TypeAlias = _typing.Literal["_half_width_m", b"_half_width_m"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__half_width_m) -> _WhichOneofReturnType__half_width_m | None: ...
+
+Global___CorridorPrior: _TypeAlias = CorridorPrior  # noqa: Y015
+
+@_typing.final
+class RegionPrior(_message.Message):
+    """Regions by name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At least one, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionPrior: _TypeAlias = RegionPrior  # noqa: Y015
+
+@_typing.final
+class TimeRange(_message.Message):
+    """Half-open range of capture times; at least one side is set. Patches of unknown capture time are never in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Imagery taken at this moment or later. Unset: however old."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Imagery taken before this moment, which is not part of the range. Unset: however new."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeRange: _TypeAlias = TimeRange  # noqa: Y015
+
+@_typing.final
+class CompositePrior(_message.Message):
+    """Several priors composed: together at most 64, with at most 10,000 vertices, nested at most 4 deep. A HARD part of
+    `all_of` excludes even beside SOFT ones.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def priors(self) -> _containers.RepeatedCompositeFieldContainer[Global___PositionPrior]:
+        """At least one."""
+
+    def __init__(
+        self,
+        *,
+        priors: _abc.Iterable[Global___PositionPrior] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["priors", b"priors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompositePrior: _TypeAlias = CompositePrior  # noqa: Y015
 
 @_typing.final
 class HeadingPrior(_message.Message):

@@ -17,9 +17,10 @@ from clnet_model.calibration import Calibration
 from clnet_model.preprocess import CanvasSpec
 from spatial_index.errors import ModelMismatch, UnknownRegion
 from spatial_index.geodesy import distances_m
-from spatial_index.priors import CirclePrior, PolygonPrior, Prior, PriorMode, contains
+from spatial_index.priors import Prior
 from spatial_index.records import PatchHit, RegionInfo, point_id
 from spatial_index.store import SearchRequest, SearchResult
+from spatial_index.weights import places_of, searched
 from tiling.grid import GridSpec, LngLat, Patch, Tile, patches_over
 
 CAMERA = LngLat(lng=7.9852, lat=46.3151)
@@ -94,16 +95,7 @@ class FakeIndex:
         return SearchResult(hits=hits, candidates=len(passing), plan="exact", plan_reason="fake")
 
     def _passing(self, prior: Prior | None) -> np.ndarray:
-        lngs = [hit.location.lng for hit in self.hits]
-        lats = [hit.location.lat for hit in self.hits]
-        match prior:
-            case None:
-                return np.full(len(self.hits), True)
-            case CirclePrior():
-                return np.asarray(distances_m(prior.centre, lngs, lats) <= prior.search_radius_m)
-            case PolygonPrior():
-                wide = replace(prior, polygon=prior.search_polygon, mode=PriorMode.HARD)
-                return np.asarray(contains(wide, lngs, lats))
+        return np.full(len(self.hits), True) if prior is None else searched(prior, places_of(self.hits))
 
     def _nearest(self, vector: np.ndarray, passing: np.ndarray, limit: int) -> list[PatchHit]:
         azimuth_deg = math.degrees(math.atan2(vector[1], vector[0]))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from clnet_model.calibration import Calibration
 from serving.fuse import Place, Status, fuse, gather, normalised, radii_around, refined_heading
 from spatial_index.geodesy import distances_m
-from spatial_index.priors import CirclePrior, PriorMode
+from spatial_index.geojson import from_bbox
+from spatial_index.priors import AllOf, AnyOf, CirclePrior, PriorMode
 from tiling.grid import LngLat, stride_m
 
 VIEW = Calibration().views[0]  # temperature 0.05, σ 12 m, no similarity threshold
@@ -132,6 +133,43 @@ def test_strong_evidence_overrules_a_soft_prior_and_says_so(make_hit):
     fusion = fused(hits, prior=prior)
     assert metres(fusion.hypotheses[0].position, make_hit().location) < 10.0
     assert fusion.prior_conflict
+
+
+def test_a_hard_part_excludes_however_strong_the_evidence(make_hit):
+    near = make_hit(40, 0).location
+    soft = CirclePrior(centre=near, radius_m=100.0, mode=PriorMode.SOFT)
+    around = from_bbox(near.lng - 0.003, near.lat - 0.003, near.lng + 0.003, near.lat + 0.003)
+    hits = bump(make_hit, peak=1.0) + bump(make_hit, offset=(40, 0), peak=0.2)
+    fusion = fused(hits, prior=AllOf(priors=(soft, around)))
+    assert metres(fusion.hypotheses[0].position, near) < 10.0
+    assert len(fusion.patches) == len(hits) // 2
+    assert not fusion.prior_conflict
+    lifted = fused(
+        hits, prior=AnyOf(priors=(soft, around))
+    )  # in the box, or likely in the circle: or neither
+    assert metres(lifted.hypotheses[0].position, make_hit().location) < 10.0
+    assert lifted.prior_conflict
+
+
+def test_no_evidence_inside_of_the_hard_part_is_out_of_coverage(make_hit):
+    here = make_hit().location
+    soft = CirclePrior(centre=here, radius_m=100.0, mode=PriorMode.SOFT)
+    prior = AllOf(priors=(soft, from_bbox(here.lng + 1, here.lat, here.lng + 2, here.lat + 1)))
+    assert fused(bump(make_hit), prior=prior).status is Status.OUT_OF_COVERAGE
+
+
+def test_a_position_just_outside_of_a_hard_part_is_no_conflict(make_hit):
+    """The mean of two patch centres lies between them, the boxes end at them."""
+    hits = [make_hit(0, 0, score=0.9), make_hit(1, 0, score=0.89)]
+    here, there = (hit.location for hit in hits)
+    soft = CirclePrior(centre=here, radius_m=100.0, mode=PriorMode.SOFT)
+    boxes = (
+        from_bbox(here.lng - 1e-3, here.lat - 1e-3, here.lng + 1e-9, here.lat + 1e-3),
+        from_bbox(there.lng - 1e-9, there.lat - 1e-3, there.lng + 1e-3, there.lat + 1e-3),
+    )
+    fusion = fused(hits, prior=AllOf(priors=(soft, AnyOf(priors=boxes))))
+    assert here.lng + 1e-6 < fusion.hypotheses[0].position.lng < there.lng - 1e-6
+    assert not fusion.prior_conflict
 
 
 def test_a_place_across_the_antimeridian_is_one_place(make_hit):

@@ -10,7 +10,8 @@ from serving.fuse import Status
 from serving.locate import HeadingPrior, Query, headings_to_try, locate, look_around
 from spatial_index.errors import UnknownRegion
 from spatial_index.geodesy import distances_m
-from spatial_index.priors import CirclePrior, PriorMode
+from spatial_index.geojson import from_bbox
+from spatial_index.priors import AllOf, CirclePrior, PriorMode
 from tiling.grid import LngLat
 
 OCEAN = LngLat(lng=-30.0, lat=40.0)
@@ -65,6 +66,18 @@ def test_a_wrong_soft_prior_is_overruled(panorama, encoder, make_index, camera):
     assert error_m(answer, camera) < 5.0
     assert answer.prior_conflict
     assert [request.prior for request in index.searched] == [elsewhere, None]
+
+
+def test_the_search_that_may_overrule_a_soft_prior_keeps_to_the_hard_part(
+    panorama, encoder, make_index, camera
+):
+    elsewhere = CirclePrior(centre=LngLat(7.982, 46.3175), radius_m=50.0, mode=PriorMode.SOFT)
+    west = from_bbox(7.98, 46.31, 7.984, 46.32)  # the camera is east of it
+    index = make_index(similarity=1.0)
+    answer = locate(panorama, Query(prior=AllOf(priors=(elsewhere, west))), encoder=encoder, index=index)
+    assert [request.prior for request in index.searched][1] == AllOf(priors=(west,))
+    assert all(patch.hit.location.lng <= 7.984 for patch in answer.patches)
+    assert error_m(answer, camera) > 50.0
 
 
 @pytest.mark.parametrize("mode", PriorMode)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from PIL import ExifTags, Image
 
-from cli.locate import field_of_view, parse_position, position_prior, read_image
+from cli.locate import field_of_view, read_image
+from cli.locate_prior import PriorOptions, parse_position, position_prior
 from clnet_model.errors import BadImage
 from serving.errors import InvalidRequest
 from serving.exif import gps_of, size_of
-from spatial_index.priors import PriorMode
+from spatial_index.geojson import from_bbox
+from spatial_index.priors import AllOf, CorridorPrior, PolygonPrior, PriorMode, TimePrior
 from tiling.grid import LngLat
 
 
@@ -46,20 +51,20 @@ def test_a_header_of_nothing_is_no_image():
 
 def test_exif_becomes_a_soft_prior_only_when_asked():
     data = with_gps((46.0, 18.0, 0.0), "N", (7.0, 58.0, 48.0), "E")
-    assert position_prior(data, near=None, radius_m=300.0, soft=False, use_exif_gps=False) is None
-    prior = position_prior(data, near=None, radius_m=300.0, soft=False, use_exif_gps=True)
+    assert position_prior(data, PriorOptions()) is None
+    prior = position_prior(data, PriorOptions(use_exif_gps=True))
     assert (prior.mode, prior.radius_m) == (PriorMode.SOFT, 300.0)
     assert prior.centre == pytest.approx(LngLat(lng=7.98, lat=46.3))
 
 
 def test_asking_for_an_exif_position_that_is_not_there_says_so(jpeg):
     with pytest.raises(InvalidRequest, match="no EXIF position"):
-        position_prior(jpeg(), near=None, radius_m=300.0, soft=False, use_exif_gps=True)
+        position_prior(jpeg(), PriorOptions(use_exif_gps=True))
 
 
 def test_near_is_a_hard_circle_unless_soft(jpeg):
-    hard = position_prior(jpeg(), near="46.31,7.98", radius_m=300.0, soft=False, use_exif_gps=False)
-    soft = position_prior(jpeg(), near="46.31,7.98", radius_m=300.0, soft=True, use_exif_gps=False)
+    hard = position_prior(jpeg(), PriorOptions(near="46.31,7.98"))
+    soft = position_prior(jpeg(), PriorOptions(near="46.31,7.98", soft=True))
     assert (hard.mode, soft.mode) == (PriorMode.HARD, PriorMode.SOFT)
     assert hard.centre == LngLat(lng=7.98, lat=46.31)
 
@@ -68,6 +73,44 @@ def test_near_is_a_hard_circle_unless_soft(jpeg):
 def test_a_position_that_is_none_is_refused(text):
     with pytest.raises(InvalidRequest, match="--near"):
         parse_position(text)
+
+
+def test_a_box_is_west_south_east_north(jpeg):
+    prior = position_prior(jpeg(), PriorOptions(bbox="7.9,46.3,8.0,46.4", soft=True))
+    assert prior == from_bbox(7.9, 46.3, 8.0, 46.4, mode=PriorMode.SOFT)
+
+
+def test_areas_and_times_given_together_must_all_hold(jpeg, tmp_path):
+    ring = [[7, 46], [9, 46], [9, 47], [7, 46]]
+    area, road = tmp_path / "area.geojson", tmp_path / "road.geojson"
+    area.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    road.write_text(json.dumps({"type": "LineString", "coordinates": [[8, 46.1], [8, 46.2]]}))
+    options = PriorOptions(
+        near="46.31,7.98", polygon=area, corridor=road, half_width_m=40.0, captured_from=datetime(2024, 1, 1)
+    )
+    found = position_prior(jpeg(), options)
+    assert isinstance(found, AllOf)
+    circle, polygon, corridor, captured = found.priors
+    assert circle.centre == LngLat(lng=7.98, lat=46.31)
+    assert isinstance(polygon, PolygonPrior)
+    assert polygon.polygon.bounds == (7, 46, 9, 47)
+    assert isinstance(corridor, CorridorPrior)
+    assert corridor.half_width_m == 40.0
+    assert captured == TimePrior(start=datetime(2024, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"bbox": "7.9,46.3,8.0"}, "--bbox"),
+        ({"bbox": "a,b,c,d"}, "--bbox"),
+        ({"polygon": Path("nowhere.geojson")}, "--polygon"),
+        ({"corridor": Path("nowhere.geojson")}, "--corridor"),
+    ],
+)
+def test_an_option_that_is_no_place_is_named(jpeg, options, name):
+    with pytest.raises(InvalidRequest, match=name):
+        position_prior(jpeg(), PriorOptions(**options))
 
 
 def test_the_shape_tells_panoramas_from_photos(jpeg):

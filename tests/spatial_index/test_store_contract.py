@@ -26,9 +26,10 @@ from spatial_index.errors import (
     UnknownGeneration,
     UnknownRegion,
 )
-from spatial_index.priors import CirclePrior, PolygonPrior, PriorMode, contains
+from spatial_index.priors import CirclePrior, PolygonPrior, PriorMode
 from spatial_index.records import point_id
 from spatial_index.store import SearchRequest, Store
+from spatial_index.weights import contains, places_at
 
 ANYWHERE = box(7, 46, 9, 47)
 
@@ -137,7 +138,7 @@ def test_a_circle_selects_by_geodesic_distance(
 
     result = store.search(ask(unit_vectors(1), limit=400, prior=prior))
 
-    inside = contains(prior, [p.lng for p in places], [p.lat for p in places])
+    inside = contains(prior, places_at([p.lng for p in places], [p.lat for p in places]))
     expected = {record.quadkey for record, yes in zip(records, inside, strict=True) if yes}
     assert {hit.quadkey for hit in result.hits[0]} == expected
     assert result.candidates == len(expected) > 0
