@@ -143,7 +143,7 @@ def sector(ground: Tensor, number: int, *, azimuths: int, config: LossConfig) ->
 
     A query's sectors lie at even distances around the circle and begin elsewhere from row to row.
     """
-    columns = ground.unflatten(1, (azimuths, -1))  # (Q, A, c)
+    columns = ground.reshape(len(ground), azimuths, -1)  # (Q, A, c)
     around = torch.arange(azimuths, device=ground.device)
     start = 7 * torch.arange(len(ground), device=ground.device) + number * (
         azimuths // config.sectors_per_query

@@ -215,7 +215,8 @@ def find_places(evidence: Evidence, posterior: Floats) -> list[Place]:
     centres = np.array([mercator_at(hit.location) for hit in evidence.hits])  # (K, 2)
     strides = np.array([WORLD_M / 2 ** len(hit.quadkey) for hit in evidence.hits])  # (K,), Mercator metres
     apart = np.linalg.norm(_wrapped(centres[:, None] - centres[None]), axis=2)  # (K, K)
-    reach = np.maximum(NEIGHBOUR_STRIDES * strides, NEIGHBOUR_M / np.cos(np.radians(evidence.lats)))  # (K,)
+    stretch = 1.0 / np.cos(np.radians([hit.location.lat for hit in evidence.hits]))  # (K,), of Mercator
+    reach = np.maximum(NEIGHBOUR_STRIDES * strides, NEIGHBOUR_M * stretch)
     near = apart <= np.minimum(reach[:, None], reach[None])
     peaks = climb(near)
     places = [
