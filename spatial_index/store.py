@@ -61,6 +61,7 @@ class Store(Protocol):
 
         Raises:
             BadRecord: a value that could not be found again; nothing of `records` is written.
+            StoreFull: no room on the disk; some of `records` may be written, nothing acknowledged is lost.
             UnknownGeneration: create it first.
             GenerationFrozen: it was promoted; create_generation opens it again unless it is live.
         """
@@ -77,8 +78,22 @@ class Store(Protocol):
 
         Raises:
             EmptyGeneration: it holds no patch.
+            StoreFull: no room on the disk; the former one stays live.
             BadRecord: `coverage` is not a WGS84 area.
             UnknownGeneration: there is none of that name.
+        """
+
+    def rollback(self, region: str) -> RegionInfo:
+        """Make the previous generation live again, atomically; return the region as it answers now.
+
+        The previous one of a generation is what was live when it was promoted for the last time. So rollbacks
+        one after the other walk back through the promotions, and promoting again what was rolled back makes
+        a later rollback return to where it was left.
+
+        Raises:
+            UnknownRegion: not live.
+            NothingToRollBack: none was live before, or it was dropped or opened for writing again.
+            DamagedStore: it is no longer what was promoted; the live one stays.
         """
 
     def drop_generation(self, region: str, generation: str) -> None:
@@ -95,13 +110,18 @@ class Store(Protocol):
         """All generations of a region, by name; none for a name that was never used."""
 
     def regions(self) -> list[RegionInfo]:
-        """The live regions, by name."""
+        """The live regions, by name.
+
+        Raises:
+            DamagedStore: one of them cannot be read; the others answer by name.
+        """
 
     def region(self, name: str) -> RegionInfo:
         """One live region.
 
         Raises:
             UnknownRegion: not live.
+            DamagedStore: it cannot be read.
         """
 
     def search(self, request: SearchRequest) -> SearchResult:
@@ -111,6 +131,7 @@ class Store(Protocol):
             BadSearch: the request cannot be answered as asked.
             UnknownRegion: a named region is not live.
             ModelMismatch: a region that would answer was embedded by another model.
+            DamagedStore: a region that was named, or with none named any region, cannot be read.
         """
 
     def probe(self, region: str, generation: str, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
