@@ -254,7 +254,7 @@ class StoreFull(SpatialIndexError):
     def __str__(self) -> str:
         return (
             f"store {self.path} has no room left: {self.reason}; free some space and go on "
-            "(acknowledged patches are kept, live regions keep answering)"
+            "(acknowledged patches are kept, what is live stays live)"
         )
 
 

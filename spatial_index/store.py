@@ -154,11 +154,18 @@ class Store(Protocol):
 
 
 def open_store(
-    *, directory: Path, url: str | None = None, api_key: str | None = None, create: bool = False
+    *,
+    directory: Path,
+    url: str | None = None,
+    api_key: str | None = None,
+    create: bool = False,
+    shards: int | None = None,
+    replicas: int | None = None,
 ) -> Store:
     """Open the Qdrant server at `url`, or without one the embedded store in `directory`.
 
-    `create` makes the folder when it is missing; a server needs no creation.
+    `create` makes the folder when it is missing; a server needs no creation. `shards` and `replicas` say how
+    a cluster of servers spreads the generations that are created from now on; None leaves it to the server.
 
     Raises:
         StoreMissing: the folder is not a store.
@@ -167,9 +174,11 @@ def open_store(
         DamagedStore: what lies there cannot be read.
     """
     if url:
-        from spatial_index.server import ServerStore  # noqa: PLC0415  an adapter loads its engine
+        from spatial_index.remote import ServerSettings  # noqa: PLC0415  an adapter loads its engine
+        from spatial_index.server import ServerStore  # noqa: PLC0415
 
-        return ServerStore(url=url, api_key=api_key)
+        settings = ServerSettings(shard_number=shards, replication_factor=replicas)
+        return ServerStore(url=url, api_key=api_key, settings=settings)
     from spatial_index.embedded import EmbeddedStore  # noqa: PLC0415  an adapter loads its engine
 
     return EmbeddedStore(directory, create=create)

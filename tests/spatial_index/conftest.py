@@ -57,6 +57,11 @@ class QdrantServer:
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"http://127.0.0.1:{self._port}"
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not been ended."""
+        return self._process is not None
+
     def start(self) -> None:
         """Start it and wait until it answers."""
         cluster = ["--uri", self._peer] if self._peer else []
