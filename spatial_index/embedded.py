@@ -56,7 +56,12 @@ class EmbeddedStore:
         self._place = str(directory)
         self._folder: StoreFolder | None = StoreFolder(directory, create=create)
         self._shards = Shards(self._folder)
-        self._live = _read_live(self._folder)
+        try:
+            with self._open() as folder:
+                self._live = _read_live(folder)
+        except BaseException:
+            self.close()
+            raise
 
     def create_generation(self, spec: GenerationSpec) -> None:
         with self._open() as folder:

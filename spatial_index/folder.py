@@ -37,7 +37,11 @@ class StoreFolder:
         self.root = root.expanduser().absolute()
         self._check_marker(create=create)
         self._lock_fd = self._lock()
-        self._empty_trash()
+        try:
+            self._empty_trash()
+        except OSError as exc:
+            self.release()
+            raise disk_error(str(self.root), exc) from exc
 
     def release(self) -> None:
         """Let another process have the folder. Calling it twice is harmless."""

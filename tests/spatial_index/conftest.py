@@ -120,8 +120,8 @@ def make_qdrant() -> Iterator[Callable[..., QdrantServer]]:
     with tempfile.TemporaryDirectory(prefix="clnet-qdrant-") as root:  # pytest's own folders are its user's
         Path(root).chmod(0o755)
 
-        def make(**options: object) -> QdrantServer:
-            folder = Path(tempfile.mkdtemp(dir=root))
+        def make(*, disk: Path | None = None, **options: object) -> QdrantServer:
+            folder = Path(tempfile.mkdtemp(dir=disk or root))
             _put_binary(folder / "qdrant")
             if _nobody():
                 os.chown(folder, NOBODY, NOBODY)

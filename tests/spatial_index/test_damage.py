@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,7 +224,7 @@ def test_a_panic_of_the_engine_is_damage_too_and_the_store_goes_on(root, make_sp
         assert store.count("brig", "g3") == 8
 
 
-def test_a_shard_that_failed_is_loaded_again(root, make_spec, make_records, grid):
+def test_a_shard_that_failed_is_loaded_again_once_its_file_is_restored(root, make_spec, make_records, grid):
     spec = make_spec(generation="g3")
     query = np.eye(8, dtype=np.float32)[:1]
     with open_store(directory=root) as store:
@@ -232,12 +233,10 @@ def test_a_shard_that_failed_is_loaded_again(root, make_spec, make_records, grid
     with open_store(directory=root) as store:
         assert store.count("brig", "g3") == 8
         [payloads] = (root / "regions/brig/g3/shard").rglob("payload_storage/page_0.dat")
+        backup = shutil.copy(payloads, root / "backup")
         with payloads.open("r+b") as file:
-            good = file.read(65_536)
-            file.seek(0)
             file.write(b"\x55" * 65_536)
         with pytest.raises(DamagedStore, match="the engine failed"):
             store.probe("brig", "g3", query, 8)
-        with payloads.open("r+b") as file:
-            file.write(good)
+        Path(backup).replace(payloads)
         assert len(store.probe("brig", "g3", query, 8)[0]) == 8

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from spatial_index.errors import StoreFull
 from spatial_index.files import check_room
-
-SIZE_MB = 192  # on tmpfs even holes that are read through a memory map take room: 46 MB a shard
+from spatial_index.store import SearchRequest, open_store
 
 # In a process of its own: without the check for room, the kernel ends whoever writes to a full memory map.
 WRITER = """
@@ -104,29 +105,65 @@ print("went on")
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, in memory."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={SIZE_MB}m", "tmpfs", str(disk)]
-    try:
-        mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command here")
-    if mounted.returncode:
-        pytest.skip(f"mounting a small disk is not permitted: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+def small_disk() -> Iterator[Callable[[int], Path]]:
+    """Makes file systems in memory; on them even holes that are read through a memory map take room."""
+    disks: list[Path] = []
+
+    def make(size_mb: int) -> Path:
+        disk = Path(tempfile.mkdtemp(prefix="clnet-disk-"))
+        disks.append(disk)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m,mode=755", "tmpfs", str(disk)]
+        try:
+            mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("no mount command here")
+        if mounted.returncode:
+            pytest.skip(f"mounting a small disk is not permitted: {mounted.stderr.strip()}")
+        return disk
+
+    yield make
+    for disk in disks:
+        if disk.is_mount():
+            subprocess.run(["umount", str(disk)], check=True)
+        disk.rmdir()
 
 
 def test_a_full_disk_refuses_writes_and_keeps_everything_else(small_disk):
+    disk = small_disk(192)  # a shard takes 46 MB of it
     done = subprocess.run(
-        [sys.executable, "-c", WRITER, str(small_disk), str(Path(__file__).parent)],
+        [sys.executable, "-c", WRITER, str(disk), str(Path(__file__).parent)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr[-2000:])
     assert "No space left on device" in done.stdout
     assert "went on" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_server_with_a_full_disk_says_so_and_goes_on_when_there_is_room(
+    small_disk, make_qdrant, make_spec, make_records, fill, grid, unit_vectors
+):
+    disk = small_disk(400)
+    server = make_qdrant(disk=disk)
+    server.start()
+    try:
+        with open_store(directory=disk, url=server.url) as store:
+            fill(store, make_spec(), grid(100), unit_vectors(100))
+            spec = make_spec(generation="g2")
+            records = make_records(spec, grid(200), unit_vectors(200))
+            store.create_generation(spec)
+            (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 40_000_000))
+
+            with pytest.raises(StoreFull, match=r"No space left on device.*free some space"):
+                store.write("brig", "g2", records)
+            query = SearchRequest(vectors=unit_vectors(1), limit=5, model_digest="m1")
+            assert store.search(query).candidates == 100
+
+            (disk / "ballast").unlink()
+            store.write("brig", "g2", records)
+            assert store.count("brig", "g2") == 200
+    finally:
+        server.stop()
 
 
 def test_room_is_compared_with_what_is_needed(tmp_path):
