@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from spatial_index.errors import DamagedStore
+from spatial_index.errors import DamagedStore, SpatialIndexError
 from spatial_index.files import check_room
 from spatial_index.folder import StoreFolder
 from spatial_index.meta import GenerationMeta
@@ -65,10 +65,20 @@ class Shards:
         return shard
 
     def close(self, region: str | None = None, generation: str | None = None) -> None:
-        """Close the shards of a generation, of a region, or all."""
+        """Close the shards of a generation, of a region, or all; one that fails keeps no other open.
+
+        Raises:
+            StoreFull, DamagedStore: of the first that failed.
+        """
+        failures: list[SpatialIndexError] = []
         for key in list(self._open):
             if region in (None, key[0]) and generation in (None, key[1]):
-                self._open.pop(key).close()
+                try:
+                    self._open.pop(key).close()
+                except SpatialIndexError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _load(self, meta: GenerationMeta) -> Shard:
         region, generation = meta.spec.region, meta.spec.generation
