@@ -9,6 +9,7 @@ import typer
 from cli.demo import demo
 from cli.evaluate import evaluate
 from cli.explain import explain
+from cli.generations import drop, rollback
 from cli.ingest import ingest
 from cli.locate import locate
 from cli.regions import regions
@@ -26,7 +27,9 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (demo, simulate, ingest, regions, serve, locate, train, evaluate, explain):
+    for command in (
+        demo, simulate, ingest, regions, rollback, drop, serve, locate, train, evaluate, explain,
+    ):  # fmt: skip
         app.command()(command)
     return app
 

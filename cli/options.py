@@ -39,6 +39,10 @@ class Settings(BaseSettings):
 
     qdrant_url: str | None = None
     qdrant_api_key: SecretStr | None = None
+    qdrant_shards: int | None = None
+    """Parts that a cluster spreads each new generation over; the server's own choice when unset."""
+    qdrant_replicas: int | None = None
+    """Copies of each part; 2 let one node fail."""
     ray_address: str | None = None
 
 
@@ -52,4 +56,11 @@ def open_store_from_options(store: Path, *, create: bool = False) -> Store:
 
     settings = Settings()
     api_key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
-    return open_store(directory=store, url=settings.qdrant_url, api_key=api_key, create=create)
+    return open_store(
+        directory=store,
+        url=settings.qdrant_url,
+        api_key=api_key,
+        create=create,
+        shards=settings.qdrant_shards,
+        replicas=settings.qdrant_replicas,
+    )

@@ -6,22 +6,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.errors import BadOption
+from cli.generations import days, generation_json, show_generations
 from cli.options import DEFAULT_STORE, StoreOption, open_store_from_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from serving.pb.region_service_pb2 import Region
+    from spatial_index.records import GenerationInfo
 
 
 def regions(
+    name: Annotated[
+        str | None, typer.Argument(help="List the generations of this region.", show_default=False)
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     server: Annotated[
         str | None, typer.Option(help="Ask this running service, host:port, instead.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the regions as JSON lines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
-    """List the regions that are indexed."""
+    """List the regions that are indexed, or the generations of one."""
+    if name is not None:
+        _generations(name, store, server, as_json=as_json)
+        return
     found = list_regions(store, server)
     if as_json:
         from google.protobuf.json_format import MessageToJson
@@ -44,18 +53,33 @@ def list_regions(store: Path, server: str | None) -> list[Region]:
         return [region_message(region) for region in index.regions()]
 
 
+def list_generations(store: Path, region: str) -> list[GenerationInfo]:
+    """All generations of a region, by name.
+
+    Raises:
+        UnknownRegion: it has none.
+    """
+    with open_store_from_options(store) as index:
+        found = index.generations(region)
+        if not found:
+            index.region(region)
+    return found
+
+
 def show(found: list[Region]) -> None:
     """A table of regions."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table()
-    for name in ("region", "patches", "side m", "zoom", "generation", "model", "made", "imagery"):
-        table.add_column(name, justify="right" if name in {"patches", "side m", "zoom"} else "left")
+    numbers = {"patches", "km²", "side m", "zoom"}
+    for name in ("region", "patches", "km²", "side m", "zoom", "generation", "model", "made", "imagery"):
+        table.add_column(name, justify="right" if name in numbers else "left")
     for region in found:
         table.add_row(
             region.name,
             f"{region.patch_count:,}",
+            f"{_area_km2(region):.2f}",
             f"{region.side_m:g}",
             str(region.zoom),
             region.generation,
@@ -66,8 +90,30 @@ def show(found: list[Region]) -> None:
     Console().print(table if found else "no regions yet; `clnet ingest REGION PATH...` makes one")
 
 
+def _generations(region: str, store: Path, server: str | None, *, as_json: bool) -> None:
+    if server is not None:
+        raise BadOption("--server", "a service tells its live regions alone; leave out the region's name")
+    found = list_generations(store, region)
+    if as_json:
+        for info in found:
+            typer.echo(generation_json(info))
+    else:
+        show_generations(found)
+
+
+def _area_km2(region: Region) -> float:
+    from shapely.geometry import MultiPolygon, Polygon
+
+    from tiling.coverage import area_km2
+
+    shapes = [
+        [[(at.longitude, at.latitude) for at in ring.positions] for ring in polygon.rings]
+        for polygon in region.coverage
+    ]
+    return area_km2(MultiPolygon([Polygon(rings[0], rings[1:]) for rings in shapes]))
+
+
 def _imagery(region: Region) -> str:
     if not region.HasField("imagery_start_time"):
-        return "unknown"
-    days = (region.imagery_start_time.ToDatetime(), region.imagery_end_time.ToDatetime())
-    return " – ".join(dict.fromkeys(f"{day:%Y-%m-%d}" for day in days))
+        return days(None, None)
+    return days(region.imagery_start_time.ToDatetime(), region.imagery_end_time.ToDatetime())

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from clnet_model.encoder import TorchEncoder
 from clnet_model.errors import BadConfig
+from clnet_model.precision import mixed
 from clnet_model.preprocess import Pixels
 
 Heat = NDArray[np.float32]
@@ -48,9 +49,10 @@ def explain(encoder: TorchEncoder, canvas: Pixels, patch: Pixels) -> Explanation
         raise BadConfig("this network was trained without NCM and has no correspondence field")
     canvases, patches = (_planes(image).to(encoder.device) for image in (canvas, patch))
     with torch.inference_mode():
-        ground, aerial = model.view_ground(canvases), model.view_aerial(patches)
+        with mixed(encoder.precision, torch.device(encoder.device)):
+            ground, aerial = model.view_ground(canvases), model.view_aerial(patches)
+            shared = model.correspondence(canvases, patches)[0].float()  # (ground tokens, aerial tokens)
         products = (ground.descriptor * aerial.descriptor)[0]
-        shared = model.correspondence(canvases, patches)[0]  # (ground tokens, aerial tokens)
         stride = config.backbone.fine_stride_px
         columns = config.canvas.width_px // stride
         by_column = shared.reshape(-1, columns, shared.shape[1]).sum(dim=0)  # (C, aerial tokens)

@@ -10,11 +10,13 @@ SpatialIndexError
 ├── GenerationExists     the name is taken by a generation with other settings
 ├── GenerationFrozen     a promoted generation is never written again
 ├── GenerationLive       the live generation is never dropped under its readers
+├── NothingToRollBack    no complete generation was live before this one
 ├── EmptyGeneration      nothing to promote
 ├── ModelMismatch        query and region were embedded by different models
 ├── StoreMissing         no store at that place
 ├── StoreInUse           another process owns the store folder
 ├── StoreUnavailable     the store does not answer
+├── StoreFull            no room on the disk
 └── DamagedStore         the folder or collection is not what it should be
 
 All arguments are positional and kept in `args`, so that errors survive pickling between processes.
@@ -151,6 +153,22 @@ class GenerationLive(SpatialIndexError):
         )
 
 
+class NothingToRollBack(SpatialIndexError):
+    """There is no complete generation to return to."""
+
+    def __init__(self, region: str, generation: str, reason: str) -> None:
+        super().__init__(region, generation, reason)
+        self.region = region
+        self.generation = generation
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"region {self.region!r} cannot be rolled back from generation {self.generation!r}: "
+            f"{self.reason}; promote another generation, or ingest the region again"
+        )
+
+
 class EmptyGeneration(SpatialIndexError):
     """A generation without a single patch is never promoted."""
 
@@ -225,6 +243,21 @@ class StoreUnavailable(SpatialIndexError):
         return f"store {self.place} is unavailable: {self.reason}; {self.remedy}"
 
 
+class StoreFull(SpatialIndexError):
+    """There is no room on the disk; nothing of the refused step was done."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"store {self.path} has no room left: {self.reason}; free some space and go on "
+            "(acknowledged patches are kept, what is live stays live)"
+        )
+
+
 class DamagedStore(SpatialIndexError):
     """What lies in the store is not what was promoted; it is reported, never half-read."""
 
@@ -234,7 +267,10 @@ class DamagedStore(SpatialIndexError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"store is damaged at {self.path}: {self.reason}; restore a backup or ingest the region again"
+        return (
+            f"store is damaged at {self.path}: {self.reason}; "
+            "restore a backup, or drop the region and ingest it again"
+        )
 
 
 def _short(value: object, limit: int = 80) -> str:

@@ -2,8 +2,10 @@
 
     <store>/store.json                                   marks the folder as a store
     <store>/lock                                         flock held by the owner process, its pid inside
-    <store>/regions/<region>/live.json                   names the live generation; replaced by atomic rename
+    <store>/regions/<region>/live.json                   names the live generation, null before the first one;
+                                                         replaced by atomic rename
     <store>/regions/<region>/<generation>/meta.json      written last: without it there is no generation
+    <store>/regions/<region>/<generation>/seal.json      checksums of the shard, once promoted
     <store>/regions/<region>/<generation>/shard/         the engine's files
 
 Every file is replaced whole (write, fsync, rename, fsync of the folder), so a killed process or a power cut
@@ -13,15 +15,14 @@ leaves the old or the new state. Knows nothing of the engine.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from spatial_index.errors import DamagedStore, StoreInUse, StoreMissing, StoreUnavailable
+from spatial_index.files import disk_error, read_json, sync_folder, write_json
 from spatial_index.meta import GenerationMeta
 from spatial_index.records import NAME_RULE
 
@@ -36,7 +37,11 @@ class StoreFolder:
         self.root = root.expanduser().absolute()
         self._check_marker(create=create)
         self._lock_fd = self._lock()
-        self._empty_trash()
+        try:
+            self._empty_trash()
+        except OSError as exc:
+            self.release()
+            raise disk_error(str(self.root), exc) from exc
 
     def release(self) -> None:
         """Let another process have the folder. Calling it twice is harmless."""
@@ -57,10 +62,16 @@ class StoreFolder:
         """Where the engine keeps a generation."""
         return self._generation(region, generation) / "shard"
 
+    def seal_file(self, region: str, generation: str) -> Path:
+        """Where the checksums of a promoted generation are kept."""
+        return self._generation(region, generation) / "seal.json"
+
     def clear(self, region: str, generation: str) -> None:
         """Make place for a new generation: remove what a killed creation left, make the shard's folder."""
         self.remove(region, generation)
         self.shard(region, generation).mkdir(parents=True)
+        if not self._live_file(region).exists():
+            write_json(self._live_file(region), {"generation": None})
 
     def read_meta(self, region: str, generation: str) -> GenerationMeta | None:
         """The generation's meta; None if there is no such generation.
@@ -72,8 +83,8 @@ class StoreFolder:
         if not path.exists():
             return None
         try:
-            meta = GenerationMeta.from_json(_read_json(path))
-        except ValueError as exc:
+            meta = GenerationMeta.from_json(read_json(path))
+        except (ValueError, OSError) as exc:
             raise DamagedStore(str(path), str(exc)) from exc
         if (meta.spec.region, meta.spec.generation) != (region, generation):
             raise DamagedStore(str(path), f"it describes {meta.spec.region}/{meta.spec.generation}")
@@ -81,25 +92,46 @@ class StoreFolder:
 
     def write_meta(self, meta: GenerationMeta) -> None:
         """Replace the generation's meta."""
-        _write_json(self._meta_file(meta.spec.region, meta.spec.generation), meta.to_json())
+        write_json(self._meta_file(meta.spec.region, meta.spec.generation), meta.to_json())
 
     def live(self, region: str) -> str | None:
         """The live generation of a region, or None.
 
         Raises:
-            DamagedStore: the pointer cannot be read.
+            DamagedStore: the pointer cannot be read, or is gone while a generation was promoted.
         """
         path = self._live_file(region)
         if not path.exists():
+            self._check_never_promoted(region)
             return None
         try:
-            return str(_read_json(path)["generation"])
-        except (ValueError, KeyError) as exc:
+            name = read_json(path)["generation"]
+        except (ValueError, KeyError, OSError) as exc:
             raise DamagedStore(str(path), f"unreadable live pointer ({exc})") from exc
+        if name is None:
+            return None
+        if not isinstance(name, str) or not NAME_RULE.fullmatch(name):
+            raise DamagedStore(str(path), f"it names {name!r}, which is no generation")
+        return name
+
+    def live_meta(self, region: str) -> GenerationMeta | None:
+        """The meta of the live generation, or None.
+
+        Raises:
+            DamagedStore: the pointer or what it names cannot be read.
+        """
+        name = self.live(region)
+        if name is None:
+            return None
+        meta = self.read_meta(region, name)
+        if meta is None or meta.release is None:
+            reason = f"it names generation {name!r}, which is missing or unfinished"
+            raise DamagedStore(str(self._live_file(region)), reason)
+        return meta
 
     def point(self, region: str, generation: str) -> None:
         """Make `generation` the live one. This one rename is the promotion."""
-        _write_json(self._live_file(region), {"generation": generation, "previous": self.live(region)})
+        write_json(self._live_file(region), {"generation": generation})
 
     def remove(self, region: str, generation: str) -> None:
         """Delete a generation's files: first out of sight by one rename, then for good."""
@@ -118,10 +150,19 @@ class StoreFolder:
     def _live_file(self, region: str) -> Path:
         return self.root / "regions" / region / "live.json"
 
+    def _check_never_promoted(self, region: str) -> None:
+        for name in self.generations(region):
+            meta = self.read_meta(region, name)
+            if meta and meta.release:
+                reason = f"it is missing, though generation {name!r} was promoted"
+                raise DamagedStore(str(self._live_file(region)), reason)
+
     def _check_marker(self, *, create: bool) -> None:
         marker = self.root / "store.json"
         if marker.exists():
             self._check_format(marker)
+            if not (self.root / "regions").is_dir():
+                raise DamagedStore(str(self.root / "regions"), "the folder is missing")
             return
         if self.root.exists() and not self.root.is_dir():
             raise StoreMissing(str(self.root), "it is a file")
@@ -133,14 +174,16 @@ class StoreFolder:
             )
         try:
             (self.root / "regions").mkdir(parents=True, exist_ok=True)
-            _write_json(marker, {"format": STORE_FORMAT})
-        except OSError as exc:
+            write_json(marker, {"format": STORE_FORMAT})
+        except PermissionError as exc:
             raise StoreUnavailable(str(self.root), str(exc), "choose a folder that you may write to") from exc
+        except OSError as exc:
+            raise disk_error(str(self.root), exc) from exc
 
     def _check_format(self, marker: Path) -> None:
         try:
-            found = _read_json(marker).get("format")
-        except ValueError as exc:
+            found = read_json(marker).get("format")
+        except (ValueError, OSError) as exc:
             raise DamagedStore(str(marker), str(exc)) from exc
         if found != STORE_FORMAT:
             raise DamagedStore(str(marker), f"format {found!r}, this version reads {STORE_FORMAT}")
@@ -158,8 +201,9 @@ class StoreFolder:
             owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
             os.close(fd)
             raise StoreInUse(str(self.root), int(owner) if owner.isdigit() else None) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # the lock holds without the owner's number, which a full disk may refuse
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return fd
 
     def _discard(self, path: Path) -> None:
@@ -167,7 +211,7 @@ class StoreFolder:
             return
         trash = self.root / f"{_TRASH}{uuid.uuid4().hex}"
         path.rename(trash)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         shutil.rmtree(trash)
 
     def _empty_trash(self) -> None:
@@ -179,28 +223,3 @@ def _names(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and NAME_RULE.fullmatch(path.name))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError("not a JSON object")
-    return values
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.new")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(values, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

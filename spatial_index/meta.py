@@ -15,8 +15,9 @@ import shapely
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
+from spatial_index.errors import SpatialIndexError
 from spatial_index.payload import from_timestamp, to_timestamp
-from spatial_index.records import GenerationInfo, GenerationSpec, RegionInfo
+from spatial_index.records import GenerationInfo, GenerationSpec, RegionInfo, check_coverage, check_name
 
 FORMAT = 1  # raise it when a stored field changes its meaning
 
@@ -29,6 +30,8 @@ class Release:
     coverage: BaseGeometry
     imagery_from: datetime | None
     imagery_to: datetime | None
+    previous: str | None = None
+    """The generation that was live when this one was promoted; a rollback returns to it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +79,9 @@ class GenerationMeta:
                 created_at=_moment(values["created_at"]),
                 release=_release(values["release"]) if values.get("release") else None,
             )
-        except (KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as exc:
+        except (
+            KeyError, IndexError, TypeError, AttributeError, shapely.errors.ShapelyError, SpatialIndexError,
+        ) as exc:  # fmt: skip
             raise ValueError(f"incomplete ({exc!r})") from exc
 
     def region_info(self) -> RegionInfo:
@@ -96,14 +101,18 @@ class GenerationMeta:
             imagery_to=self.release.imagery_to,
         )
 
-    def generation_info(self, *, patches: int, live: bool) -> GenerationInfo:
+    def generation_info(self, *, patches: int, live: bool, previous: bool) -> GenerationInfo:
         """The generation as listed."""
         return GenerationInfo(
             spec=self.spec,
             patches=patches,
             complete=self.release is not None,
             live=live,
+            previous=previous,
             created_at=self.created_at,
+            coverage=self.release.coverage if self.release else None,
+            imagery_from=self.release.imagery_from if self.release else None,
+            imagery_to=self.release.imagery_to if self.release else None,
         )
 
 
@@ -113,15 +122,18 @@ def _release_json(release: Release) -> dict[str, Any]:
         "coverage": json.loads(shapely.to_geojson(release.coverage)),
         "imagery_from": to_timestamp(release.imagery_from) if release.imagery_from else None,
         "imagery_to": to_timestamp(release.imagery_to) if release.imagery_to else None,
+        "previous": release.previous,
     }
 
 
 def _release(values: Mapping[str, Any]) -> Release:
+    previous = values.get("previous")
     return Release(
         patches=int(values["patches"]),
-        coverage=shape(values["coverage"]),
+        coverage=check_coverage(shape(values["coverage"])),
         imagery_from=from_timestamp(values.get("imagery_from")),
         imagery_to=from_timestamp(values.get("imagery_to")),
+        previous=check_name("generation", previous) if previous is not None else None,
     )
 
 

@@ -98,7 +98,13 @@ class GenerationInfo:
     complete: bool
     """Promoted at least once, hence frozen."""
     live: bool
+    previous: bool
+    """What a rollback makes live."""
     created_at: datetime
+    coverage: BaseGeometry | None
+    """WGS84 (Multi)Polygon; None until promoted, as are the times."""
+    imagery_from: datetime | None
+    imagery_to: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
-from spatial_index.errors import StoreUnavailable
+from spatial_index.errors import StoreFull, StoreUnavailable
 
 MIN_VERSION = (1, 16)  # collection metadata and strict mode as used here; ACORN for the graph plans
 P = ParamSpec("P")
@@ -30,6 +30,7 @@ _RETRY_GRPC = {
     grpc.StatusCode.ABORTED,
 }
 _RETRY_HTTP = {408, 429, 502, 503, 504}
+_DISK_FULL = "No space left on device"  # in the message of an internal error
 _DENIED_GRPC = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 
@@ -90,6 +91,7 @@ class Remote:
 
         Raises:
             NotFound: the collection does not exist.
+            StoreFull: the server has no room on its disk.
             StoreUnavailable: the server did not do it.
         """
         for attempt in range(1, self.settings.attempts + 1):
@@ -120,10 +122,12 @@ class Remote:
             return NotFound(str(exc))
         if code in (401, 403) or code in _DENIED_GRPC:
             return StoreUnavailable(self.place, "it refused the key", "check CLNET_QDRANT_API_KEY")
+        if _DISK_FULL in (reason := _reason(exc)):
+            return StoreFull(self.place, reason)
         remedy = (
             "check that the server runs and that its REST and gRPC ports are reachable (CLNET_QDRANT_URL)"
         )
-        return StoreUnavailable(self.place, _reason(exc), remedy)
+        return StoreUnavailable(self.place, reason, remedy)
 
 
 def _addresses(url: str) -> tuple[str, int]:

@@ -25,8 +25,8 @@ from spatial_index.errors import (
     GenerationLive,
     StoreUnavailable,
     UnknownGeneration,
-    UnknownRegion,
 )
+from spatial_index.live import LiveRegions, list_generations, previous_of, rollback_target
 from spatial_index.meta import GenerationMeta, Release
 from spatial_index.records import (
     GenerationInfo,
@@ -56,7 +56,7 @@ class ServerStore:
         self._remote: Remote | None = Remote(url, api_key, settings or ServerSettings())
         self._place = self._remote.place
         self._lock = threading.Lock()  # guards the two fields below
-        self._live: dict[str, GenerationMeta] = {}
+        self._live = LiveRegions(metas={}, damaged={})
         self._live_until = 0.0
         self._router = Router()
 
@@ -92,10 +92,28 @@ class ServerStore:
         if not patches:
             raise EmptyGeneration(region, generation)
         earliest, latest = collection.imagery_range()
-        release = Release(patches=patches, coverage=coverage, imagery_from=earliest, imagery_to=latest)
+        release = Release(
+            patches=patches,
+            coverage=coverage,
+            imagery_from=earliest,
+            imagery_to=latest,
+            previous=previous_of(meta, self._live_name(region)),
+        )
         self._write_meta(meta.released(release))
         self._point(region, generation)
         self._forget_live()
+
+    def rollback(self, region: str) -> RegionInfo:
+        live = self._read_live().one(check_name("region", region))
+        former = rollback_target(live, lambda name: self._meta(region, name))
+        info = former.region_info()
+        found = self._collection(region, info.generation).size()
+        if found != info.patches:
+            place = f"{self._place}/collections/{_collection_name(region, info.generation)}"
+            raise DamagedStore(place, f"{found} patches, {info.patches} were promoted")
+        self._point(region, info.generation)
+        self._forget_live()
+        return info
 
     def drop_generation(self, region: str, generation: str) -> None:
         name = _collection_name(region, generation)
@@ -115,20 +133,14 @@ class ServerStore:
 
     def generations(self, region: str) -> list[GenerationInfo]:
         check_name("region", region)
-        live = self._live_name(region)
-        return [
-            self._existing(region, name).generation_info(
-                patches=self._collection(region, name).size(), live=name == live
-            )
-            for name in self._generation_names(region)
-        ]
+        metas = [self._existing(region, name) for name in self._generation_names(region)]
+        return list_generations(metas, self._live_name(region), self._patches)
 
     def regions(self) -> list[RegionInfo]:
-        live = self._read_live()
-        return [live[name].region_info() for name in sorted(live)]
+        return [meta.region_info() for meta in self._read_live().chosen()]
 
     def region(self, name: str) -> RegionInfo:
-        return _known(self._read_live(), name).region_info()
+        return self._read_live().one(name).region_info()
 
     def search(self, request: SearchRequest) -> SearchResult:
         try:
@@ -153,12 +165,16 @@ class ServerStore:
     ) -> None:
         self.close()
 
-    def _search(self, request: SearchRequest, live: dict[str, GenerationMeta]) -> SearchResult:
-        return run_search(request, [self._live_collection(meta) for meta in live.values()], self._router)
+    def _search(self, request: SearchRequest, live: LiveRegions) -> SearchResult:
+        collections = [self._live_collection(meta) for meta in live.searchable(request.regions)]
+        return run_search(request, collections, self._router)
 
     def _live_collection(self, meta: GenerationMeta) -> Collection:
         points = partial(self._collection, meta.spec.region, meta.spec.generation)
         return Collection(info=meta.region_info(), open=points)
+
+    def _patches(self, meta: GenerationMeta) -> int:
+        return self._collection(meta.spec.region, meta.spec.generation).size()
 
     def _open(self) -> Remote:
         if self._remote is None:
@@ -227,16 +243,24 @@ class ServerStore:
     def _live_name(self, region: str) -> str | None:
         return self._pointers().get(region)
 
-    def _read_live(self) -> dict[str, GenerationMeta]:
+    def _read_live(self) -> LiveRegions:
         """The live generations as the server has them now."""
-        found = {region: self._meta(region, name) for region, name in self._pointers().items()}
-        live = {region: meta for region, meta in found.items() if meta and meta.release}
+        metas: dict[str, GenerationMeta] = {}
+        damaged: dict[str, DamagedStore] = {}
+        for region, name in self._pointers().items():
+            try:
+                meta = self._meta(region, name)
+            except DamagedStore as error:
+                damaged[region] = error
+            else:
+                metas |= {region: meta} if meta and meta.release else {}
+        live = LiveRegions(metas=metas, damaged=damaged)
         with self._lock:
             self._live = live
             self._live_until = time.monotonic() + self._open().settings.refresh_s
         return live
 
-    def _recent_live(self) -> dict[str, GenerationMeta]:
+    def _recent_live(self) -> LiveRegions:
         """The live generations, at most `refresh_s` old."""
         with self._lock:
             if time.monotonic() < self._live_until:
@@ -246,12 +270,6 @@ class ServerStore:
     def _forget_live(self) -> None:
         with self._lock:
             self._live_until = 0.0
-
-
-def _known(live: dict[str, GenerationMeta], name: str) -> GenerationMeta:
-    if name not in live:
-        raise UnknownRegion(name, sorted(live))
-    return live[name]
 
 
 def _alias(region: str) -> str:

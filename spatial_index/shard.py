@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import qdrant_edge as edge
 from shapely.geometry import Polygon
 
-from spatial_index.errors import DamagedStore
+from spatial_index.errors import DamagedStore, SpatialIndexError, StoreFull
+from spatial_index.files import check_room
 from spatial_index.payload import (
     CAPTURED_AT,
     HIT_FIELDS,
@@ -38,21 +41,28 @@ from spatial_index.selection import (
 
 WRITE_BATCH = 2_000  # points per engine call: 3 MB of 384-d vectors, 0.1 s under the lock
 SCROLL_PAGE = 5_000
+EMPTY_BYTES = (
+    16_000_000  # room for the fixed parts of a shard (0.3 MB, 64 KB more a file) and for other writers
+)
+_DISK_FULL = "os error 28"  # ENOSPC, as Rust spells it
 
 
 class Shard:
-    """An open engine shard."""
+    """An open engine shard. After `failed` it must be closed and loaded again."""
 
-    def __init__(self, engine: edge.EdgeShard) -> None:
+    def __init__(self, engine: edge.EdgeShard, path: Path) -> None:
         self._engine = engine
+        self._path = path
+        self.failed = False
 
     @classmethod
     def create(cls, path: Path, dim: int) -> Shard:
         """A new empty shard in an existing empty folder, its payload indexes made before any point."""
         vectors = edge.EdgeVectorParams(size=dim, distance=edge.Distance.Dot)  # vectors arrive normalised
-        shard = cls(edge.EdgeShard.create(str(path), edge.EdgeConfig(vectors=vectors, wal_enabled=True)))
-        shard._engine.update(edge.UpdateOperation.create_field_index(LOCATION, edge.GeoIndexParams()))
-        shard._engine.update(edge.UpdateOperation.create_field_index(CAPTURED_AT, edge.DatetimeIndexParams()))
+        config = edge.EdgeConfig(vectors=vectors, wal_enabled=True)
+        shard = cls(_translated(path, edge.EdgeShard.create, str(path), config), path)
+        shard._update(edge.UpdateOperation.create_field_index(LOCATION, edge.GeoIndexParams()))
+        shard._update(edge.UpdateOperation.create_field_index(CAPTURED_AT, edge.DatetimeIndexParams()))
         shard.flush()
         return shard
 
@@ -63,21 +73,26 @@ class Shard:
         Raises:
             DamagedStore: the engine cannot read it.
         """
-        try:
-            return cls(edge.EdgeShard.load(str(path)))
-        except Exception as exc:  # the engine raises bare Exception for everything
-            raise DamagedStore(str(path), f"the engine cannot load it: {exc}") from exc
+        return cls(_translated(path, edge.EdgeShard.load, str(path)), path)
 
     def flush(self) -> None:
         """Bring everything to the disk itself; acknowledged points survive a killed process without it."""
-        self._engine.flush()
+        self._call(self._engine.flush)
 
     def close(self) -> None:
         """Give back memory and files."""
-        self._engine.close()
+        if not self.failed:
+            self._call(self._engine.close)
+            return
+        with suppress(SpatialIndexError):  # it said already why
+            self._call(self._engine.close)
 
     def write(self, records: Sequence[PatchRecord], vectors: Vectors) -> None:
-        """Insert or replace points; `vectors` are the records' own, (N, D)."""
+        """Insert or replace points; `vectors` are the records' own, (N, D).
+
+        Raises:
+            StoreFull: no room on the disk for the next batch.
+        """
         for start in range(0, len(records), WRITE_BATCH):
             batch = slice(start, start + WRITE_BATCH)
             points = [
@@ -88,11 +103,12 @@ class Shard:
                 )
                 for record, row in zip(records[batch], vectors[batch].tolist(), strict=True)
             ]
-            self._engine.update(edge.UpdateOperation.upsert_points(points))
+            check_room(self._path, EMPTY_BYTES + _write_bytes(len(points), vectors.shape[1]))
+            self._update(edge.UpdateOperation.upsert_points(points))
 
     def size(self) -> int:
         """Exact number of points."""
-        return int(self._engine.count(edge.CountRequest(exact=True)))
+        return int(self._call(self._engine.count, edge.CountRequest(exact=True)))
 
     def imagery_range(self) -> tuple[datetime | None, datetime | None]:
         """Earliest and latest capture time among the points that have one."""
@@ -104,14 +120,15 @@ class Shard:
         condition = edge.Filter(must=[_condition(selection.outer)], must_not=inner)
         offset = None
         while True:
-            page, offset = self._engine.scroll(
+            page, offset = self._call(
+                self._engine.scroll,
                 edge.ScrollRequest(
                     filter=condition,
                     limit=SCROLL_PAGE,
                     offset=offset,
                     with_payload=SPOT_FIELDS,
                     with_vector=False,
-                )
+                ),
             )
             yield from (to_spot(_uuid(point.id), point.payload or {}) for point in page)
             if offset is None:
@@ -119,7 +136,7 @@ class Shard:
 
     def count(self, candidates: Candidates) -> int:
         """Exact number of candidates."""
-        return int(self._engine.count(edge.CountRequest(exact=True, filter=_filter(candidates))))
+        return int(self._call(self._engine.count, edge.CountRequest(exact=True, filter=_filter(candidates))))
 
     def nearest(
         self, vectors: Vectors, limit: int, candidates: Candidates, plan: Plan
@@ -133,19 +150,61 @@ class Shard:
             )
             for row in vectors.tolist()
         ]  # fmt: skip
-        found = self._engine.query_batch(edge.QueryBatchRequest(requests))
+        found = self._call(self._engine.query_batch, edge.QueryBatchRequest(requests))
         return [[to_hit(_uuid(hit.id), hit.score, hit.payload or {}) for hit in hits] for hits in found]
 
     def _first_capture(self, direction: edge.Direction) -> datetime | None:
-        page, _ = self._engine.scroll(
+        page, _ = self._call(
+            self._engine.scroll,
             edge.ScrollRequest(
                 limit=1,
                 order_by=edge.OrderBy(CAPTURED_AT, direction),
                 with_payload=[CAPTURED_AT],
                 with_vector=False,
-            )
+            ),
         )
         return from_timestamp((page[0].payload or {}).get(CAPTURED_AT)) if page else None
+
+    def _update(self, operation: edge.UpdateOperation) -> None:
+        self._call(self._engine.update, operation)
+
+    def _call(self, function: Callable[..., Any], *args: object) -> Any:
+        try:
+            return _translated(self._path, function, *args)
+        except SpatialIndexError:
+            self.failed = True
+            raise
+
+
+def _translated(path: Path, function: Callable[..., Any], *args: object) -> Any:
+    """Call the engine, which raises a bare Exception for everything, and a BaseException when it panics.
+
+    Raises:
+        StoreFull: the disk is full.
+        DamagedStore: anything else.
+    """
+    try:
+        return function(*args)
+    except BaseException as exc:
+        if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(exc).split())
+        if _DISK_FULL in reason:
+            raise StoreFull(str(path), reason) from exc
+        raise DamagedStore(str(path), f"the engine failed: {reason}") from exc
+
+
+def flush_bytes(count: int) -> int:
+    """Disk room that a flush of `count` points may take; measured: 70 bytes a point."""
+    return 200 * count
+
+
+def _write_bytes(count: int, dim: int) -> int:
+    """Disk room that writing `count` points may take, log and later flush included.
+
+    Measured: WRITE_MEASURED.
+    """
+    return count * (12 * dim + 2_000)
 
 
 def _params(plan: Plan) -> edge.SearchParams:

@@ -61,6 +61,7 @@ class Store(Protocol):
 
         Raises:
             BadRecord: a value that could not be found again; nothing of `records` is written.
+            StoreFull: no room on the disk; some of `records` may be written, nothing acknowledged is lost.
             UnknownGeneration: create it first.
             GenerationFrozen: it was promoted; create_generation opens it again unless it is live.
         """
@@ -79,8 +80,22 @@ class Store(Protocol):
 
         Raises:
             EmptyGeneration: it holds no patch.
+            StoreFull: no room on the disk; the former one stays live.
             BadRecord: `coverage` is not a WGS84 area.
             UnknownGeneration: there is none of that name.
+        """
+
+    def rollback(self, region: str) -> RegionInfo:
+        """Make the previous generation live again, atomically; return the region as it answers now.
+
+        The previous one of a generation is what was live when it was promoted for the last time. So rollbacks
+        one after the other walk back through the promotions, and promoting again what was rolled back makes
+        a later rollback return to where it was left.
+
+        Raises:
+            UnknownRegion: not live.
+            NothingToRollBack: none was live before, or it was dropped or opened for writing again.
+            DamagedStore: it is no longer what was promoted; the live one stays.
         """
 
     def drop_generation(self, region: str, generation: str) -> None:
@@ -97,13 +112,18 @@ class Store(Protocol):
         """All generations of a region, by name; none for a name that was never used."""
 
     def regions(self) -> list[RegionInfo]:
-        """The live regions, by name."""
+        """The live regions, by name.
+
+        Raises:
+            DamagedStore: one of them cannot be read; the others answer by name.
+        """
 
     def region(self, name: str) -> RegionInfo:
         """One live region.
 
         Raises:
             UnknownRegion: not live.
+            DamagedStore: it cannot be read.
         """
 
     def search(self, request: SearchRequest) -> SearchResult:
@@ -113,6 +133,7 @@ class Store(Protocol):
             BadSearch: the request cannot be answered as asked.
             UnknownRegion: a region named in the request or its prior is not live.
             ModelMismatch: a region that would answer was embedded by another model.
+            DamagedStore: a region that was named, or with none named any region, cannot be read.
         """
 
     def probe(self, region: str, generation: str, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
@@ -135,11 +156,18 @@ class Store(Protocol):
 
 
 def open_store(
-    *, directory: Path, url: str | None = None, api_key: str | None = None, create: bool = False
+    *,
+    directory: Path,
+    url: str | None = None,
+    api_key: str | None = None,
+    create: bool = False,
+    shards: int | None = None,
+    replicas: int | None = None,
 ) -> Store:
     """Open the Qdrant server at `url`, or without one the embedded store in `directory`.
 
-    `create` makes the folder when it is missing; a server needs no creation.
+    `create` makes the folder when it is missing; a server needs no creation. `shards` and `replicas` say how
+    a cluster of servers spreads the generations that are created from now on; None leaves it to the server.
 
     Raises:
         StoreMissing: the folder is not a store.
@@ -148,9 +176,11 @@ def open_store(
         DamagedStore: what lies there cannot be read.
     """
     if url:
-        from spatial_index.server import ServerStore  # noqa: PLC0415  an adapter loads its engine
+        from spatial_index.remote import ServerSettings  # noqa: PLC0415  an adapter loads its engine
+        from spatial_index.server import ServerStore  # noqa: PLC0415
 
-        return ServerStore(url=url, api_key=api_key)
+        settings = ServerSettings(shard_number=shards, replication_factor=replicas)
+        return ServerStore(url=url, api_key=api_key, settings=settings)
     from spatial_index.embedded import EmbeddedStore  # noqa: PLC0415  an adapter loads its engine
 
     return EmbeddedStore(directory, create=create)

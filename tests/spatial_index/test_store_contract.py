@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,10 +16,6 @@ from spatial_index.errors import (
     BadRecord,
     BadRegionName,
     BadSearch,
-    EmptyGeneration,
-    GenerationExists,
-    GenerationFrozen,
-    GenerationLive,
     ModelMismatch,
     StoreUnavailable,
     UnknownGeneration,
@@ -286,85 +281,6 @@ def test_what_the_engine_would_swallow_is_refused_whole(
     assert store.count("brig", "g1") == 0
 
 
-def test_promotion_replaces_the_live_generation_at_once(store: Store, make_spec, fill, grid, unit_vectors):
-    fill(store, make_spec(generation="g1"), grid(5), unit_vectors(5))
-    fill(store, make_spec(generation="g2"), grid(7), unit_vectors(7))
-
-    result = store.search(ask(unit_vectors(1), limit=20))
-
-    assert result.candidates == 7
-    assert {hit.generation for hit in result.hits[0]} == {"g2"}
-    listed = [
-        (info.spec.generation, info.patches, info.complete, info.live) for info in store.generations("brig")
-    ]
-    assert listed == [("g1", 5, True, False), ("g2", 7, True, True)]
-
-
-def test_a_former_generation_can_be_promoted_again_or_dropped(
-    store: Store, make_spec, fill, grid, unit_vectors
-):
-    fill(store, make_spec(generation="g1"), grid(5), unit_vectors(5))
-    fill(store, make_spec(generation="g2"), grid(7), unit_vectors(7))
-
-    store.promote("brig", "g1", coverage=ANYWHERE)
-    assert store.search(ask(unit_vectors(1))).candidates == 5
-    store.drop_generation("brig", "g2")
-    store.drop_generation("brig", "g2")
-    assert [info.spec.generation for info in store.generations("brig")] == ["g1"]
-
-
-def test_the_live_generation_is_not_dropped_under_its_readers(
-    store: Store, make_spec, fill, grid, unit_vectors
-):
-    fill(store, make_spec(), grid(5), unit_vectors(5))
-    with pytest.raises(GenerationLive):
-        store.drop_generation("brig", "g1")
-    assert store.search(ask(unit_vectors(1))).candidates == 5
-
-
-def test_a_live_generation_is_frozen(store: Store, make_spec, fill, grid, unit_vectors):
-    records = fill(store, make_spec(), grid(5), unit_vectors(5))
-    with pytest.raises(GenerationFrozen):
-        store.write("brig", "g1", records)
-    with pytest.raises(GenerationExists, match="live"):
-        store.create_generation(make_spec())
-
-
-def test_an_unfinished_generation_is_continued_only_with_the_same_spec(
-    store: Store, make_spec, make_records, grid, unit_vectors
-):
-    spec = make_spec()
-    store.create_generation(spec)
-    store.write("brig", "g1", make_records(spec, grid(5), unit_vectors(5)))
-
-    store.create_generation(spec)
-    assert store.count("brig", "g1") == 5
-    with pytest.raises(GenerationExists, match="m1"):
-        store.create_generation(make_spec(model_digest="m2"))
-
-
-def test_a_former_generation_opens_again_for_writing(store: Store, make_spec, fill, grid, unit_vectors):
-    records = fill(store, make_spec(generation="g1"), grid(5), unit_vectors(5))
-    fill(store, make_spec(generation="g2"), grid(7), unit_vectors(7))
-
-    store.create_generation(make_spec(generation="g1"))
-    store.write("brig", "g1", records)
-
-    assert [info.complete for info in store.generations("brig")] == [False, True]
-
-
-def test_unknown_and_empty_generations_are_named(store: Store, make_spec):
-    with pytest.raises(UnknownGeneration):
-        store.count("brig", "g1")
-    with pytest.raises(UnknownGeneration):
-        store.write("brig", "g1", [])
-    with pytest.raises(UnknownGeneration):
-        store.promote("brig", "g1", coverage=ANYWHERE)
-    store.create_generation(make_spec())
-    with pytest.raises(EmptyGeneration):
-        store.promote("brig", "g1", coverage=ANYWHERE)
-
-
 def test_a_probe_sees_one_generation_before_its_promotion(
     store: Store, make_spec, make_records, grid, unit_vectors
 ):
@@ -380,70 +296,11 @@ def test_a_probe_sees_one_generation_before_its_promotion(
         store.probe("brig", "g2", unit_vectors(1), 1)
 
 
-def test_bad_coverage_is_refused(store: Store, make_spec, make_records, grid, unit_vectors):
-    spec = make_spec()
-    store.create_generation(spec)
-    store.write("brig", "g1", make_records(spec, grid(5), unit_vectors(5)))
-    bow_tie = Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])
-    for coverage in (Polygon(), box(2_600_000, 1_100_000, 2_700_000, 1_200_000), bow_tie):
-        with pytest.raises(BadRecord, match="coverage"):
-            store.promote("brig", "g1", coverage=coverage)
-    assert store.regions() == []
-
-
 def test_bad_names_are_refused(store: Store):
     for name in ["", "Brig", "brig_1", "../brig", "-brig", "b" * 64, "brig.1", "brig\n"]:
         for call in (store.generations, store.drop_region, partial(store.count, "brig")):
             with pytest.raises(BadRegionName):
                 call(name)
-
-
-def test_a_region_is_dropped_with_all_its_generations(store: Store, make_spec, fill, grid, unit_vectors):
-    fill(store, make_spec(generation="g1"), grid(5), unit_vectors(5))
-    fill(store, make_spec(generation="g2"), grid(5), unit_vectors(5))
-    fill(store, make_spec("oslo"), grid(4), unit_vectors(4))
-
-    store.drop_region("brig")
-
-    assert [info.name for info in store.regions()] == ["oslo"]
-    assert store.generations("brig") == []
-    assert store.search(ask(unit_vectors(1))).candidates == 4
-
-
-def test_searches_during_a_promotion_see_one_generation_or_the_other(
-    store: Store, make_spec, fill, make_records, grid, unit_vectors
-):
-    fill(store, make_spec(generation="g1"), grid(50), unit_vectors(50))
-    spec = make_spec(generation="g2")
-    store.create_generation(spec)
-    store.write("brig", "g2", make_records(spec, grid(60), unit_vectors(60)))
-    seen: set[tuple[str, ...]] = set()
-    failures: list[BaseException] = []
-    stop = threading.Event()
-
-    def search() -> None:
-        try:
-            while not stop.is_set():
-                result = store.search(ask(unit_vectors(2), limit=100))
-                for hits in result.hits:
-                    names = {hit.generation for hit in hits}
-                    seen.add((*names, str(len(hits))))
-        except BaseException as exc:
-            failures.append(exc)
-
-    threads = [threading.Thread(target=search) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    store.promote("brig", "g2", coverage=ANYWHERE)
-    store.drop_generation("brig", "g1")
-    after = store.search(ask(unit_vectors(1), limit=100))
-    stop.set()
-    for thread in threads:
-        thread.join()
-
-    assert not failures
-    assert seen <= {("g1", "50"), ("g2", "60")}
-    assert after.candidates == 60
 
 
 def test_a_closed_store_says_so(store: Store, unit_vectors):
