@@ -83,8 +83,8 @@ def show_generations(found: Sequence[GenerationInfo]) -> None:
     """A table of one region's generations."""
     from cli.tables import print_table
 
-    header = ("generation", "state", "patches", "km²", "zoom", "side m", "model", "made", "imagery")
-    print_table(header, [_row(info) for info in found])
+    header = ("generation", "state", "patches", "km²", "grid", "made", "imagery", "model")
+    print_table(header, [_row(info) for info in found], whole=header[:-1])
 
 
 def generation_json(info: GenerationInfo) -> str:
@@ -122,11 +122,10 @@ def _row(info: GenerationInfo) -> tuple[str, ...]:
         state(info),
         f"{info.patches:,}",
         "" if area_km2 is None else f"{area_km2:.2f}",
-        str(info.spec.zoom),
-        f"{info.spec.side_m:g}",
-        info.spec.model_digest,
-        f"{info.created_at:%Y-%m-%d %H:%M}",
+        f"z{info.spec.zoom} {info.spec.side_m:g} m",
+        f"{info.created_at:%Y-%m-%d}",
         days(info.imagery_from, info.imagery_to) if info.complete else "",
+        info.spec.model_digest,
     )
 
 

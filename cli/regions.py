@@ -68,26 +68,26 @@ def list_generations(store: Path, region: str) -> list[GenerationInfo]:
 
 def show(found: list[Region]) -> None:
     """A table of regions."""
-    from rich.console import Console
-    from rich.table import Table
+    from cli.tables import print_table
 
-    table = Table()
-    numbers = {"patches", "km²", "side m", "zoom"}
-    for name in ("region", "patches", "km²", "side m", "zoom", "generation", "model", "made", "imagery"):
-        table.add_column(name, justify="right" if name in numbers else "left")
-    for region in found:
-        table.add_row(
-            region.name,
-            f"{region.patch_count:,}",
-            f"{_area_km2(region):.2f}",
-            f"{region.side_m:g}",
-            str(region.zoom),
-            region.generation,
-            region.model_digest,
-            f"{region.create_time.ToDatetime():%Y-%m-%d %H:%M}",
-            _imagery(region),
-        )
-    Console().print(table if found else "no regions yet; `clnet ingest REGION PATH...` makes one")
+    if not found:
+        typer.echo("no regions yet; `clnet ingest REGION PATH...` makes one")
+        return
+    header = ("region", "patches", "km²", "grid", "generation", "made", "imagery", "model")
+    print_table(header, [_row(region) for region in found], whole=header[:-1])
+
+
+def _row(region: Region) -> tuple[str, ...]:
+    return (
+        region.name,
+        f"{region.patch_count:,}",
+        f"{_area_km2(region):.2f}",
+        f"z{region.zoom} {region.side_m:g} m",
+        region.generation,
+        f"{region.create_time.ToDatetime():%Y-%m-%d}",
+        _imagery(region),
+        region.model_digest,
+    )
 
 
 def _generations(region: str, store: Path, server: str | None, *, as_json: bool) -> None:
