@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -74,23 +75,27 @@ def names(folder: Path) -> dict[str, bool]:
 def cells(result: Result, row: str) -> list[str]:
     """The cells of the table row that holds a word."""
     assert result.exit_code == 0, result.output
-    [line] = [line for line in result.output.splitlines() if f" {row} " in line]
-    return [cell.strip() for cell in line.split("│")[1:-1]]
+    [line] = [line for line in result.output.splitlines() if line.split()[:1] == [row]]
+    return re.split(r" {2,}", line.strip())
 
 
 def test_the_live_regions_with_their_area_and_imagery(run):
     found = cells(run("regions"), "brig")
-    assert found[:6] == ["brig", "2", "0.86", "70", "10", "new"]
-    assert found[6] == "m1"
-    assert found[8] == "2024-05-01 – 2024-05-02"
+    assert found[:5] == ["brig", "2", "0.86", "z10 70 m", "new"]
+    assert found[6:] == ["2024-05-01 – 2024-05-02", "m1"]
 
 
 def test_the_generations_of_a_region(run):
     result = run("regions", "brig")
-    assert cells(result, "new")[:7] == ["new", "live", "2", "0.86", "10", "70", "m1"]
+    assert cells(result, "new")[:5] == ["new", "live", "2", "0.86", "z10 70 m"]
     assert cells(result, "old")[1:3] == ["previous", "1"]
-    assert cells(result, "old")[8] == "2024-05-01"
-    assert cells(result, "part")[1:4] == ["unfinished", "3", ""]
+    assert cells(result, "old")[6:] == ["2024-05-01", "m1"]
+    assert cells(result, "part")[1:4] == ["unfinished", "3", "z10 70 m"]  # no area, no dates yet
+
+
+def test_nothing_is_cut_off_where_no_terminal_says_how_wide_it_is(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert "2024-05-01 – 2024-05-02" in run("regions", "brig").output
 
 
 def test_the_generations_as_json_lines(run):
