@@ -104,7 +104,7 @@ class UnknownGeneration(SpatialIndexError):
         self.generation = generation
 
     def __str__(self) -> str:
-        return f"region {self.region!r} has no generation {self.generation!r}; create it before use"
+        return f"region {self.region!r} has no generation {self.generation!r}; check the name, or create it first"
 
 
 class GenerationExists(SpatialIndexError):
