@@ -104,7 +104,7 @@ class UnknownGeneration(SpatialIndexError):
         self.generation = generation
 
     def __str__(self) -> str:
-        return f"region {self.region!r} has no generation {self.generation!r}; check the name, or create it first"
+        return f"region {self.region!r} has no generation {self.generation!r}; check the name or create it"
 
 
 class GenerationExists(SpatialIndexError):
