@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clnet_model.calibration import Calibration, ViewCalibration, fit_temperature, fit_threshold
 from clnet_model.data import GeoPairs, nearest_rows
 from clnet_model.encoder import Encoder, Vectors
-from clnet_model.preprocess import CanvasSpec, Pixels, roll_canvas
+from clnet_model.preprocess import Pixels, roll_canvas
 from clnet_model.turning import turned
 
 BLOCK = 256
@@ -140,7 +140,7 @@ def similarity_blocks(
     rolls = (0.0,) if queries.heading_known else _headings(encoder.calibration.heading_step_deg, turns)
     for start in range(0, len(usable), BLOCK):
         rows = usable[start : start + BLOCK]
-        canvases = np.stack([_masked(pairs.canvases[row], queries, encoder.canvas, int(row)) for row in rows])
+        canvases = np.stack([_masked(pairs.canvases[row], queries, int(row)) for row in rows])
         similarity = np.full((len(rows), len(gallery)), -np.inf, np.float32)
         for offset_deg in rolls:
             rolled = canvases if offset_deg == 0 else np.stack([roll_canvas(c, offset_deg) for c in canvases])
@@ -243,15 +243,16 @@ def _headings(step_deg: float, turns: int) -> tuple[float, ...]:
     return tuple(part_deg * number / count for number in range(count))
 
 
-def _masked(canvas: Pixels, queries: QuerySet, spec: CanvasSpec, row: int) -> Pixels:
+def _masked(canvas: Pixels, queries: QuerySet, row: int) -> Pixels:
     """Turn a canvas whose heading is unknown by a fixed pseudo-random angle; cut a 4:3 photo out of it."""
     dice = np.random.default_rng(row)
     turned = canvas if queries.heading_known else roll_canvas(canvas, float(dice.uniform(0, 360)))
     if queries.hfov_deg >= 360.0:
         return turned
-    azimuth = (np.arange(spec.width_px) + 0.5) * 360 / spec.width_px - 180
+    height, width = canvas.shape[:2]
+    azimuth = (np.arange(width) + 0.5) * 360 / width - 180
     turn = np.radians((azimuth - dice.uniform(0, 360) + 180) % 360 - 180)
-    rise = np.tan(np.radians(spec.row_elevations_deg()))[:, None]
+    rise = np.tan(np.radians(45 - (np.arange(height) + 0.5) * 90 / height))[:, None]
     half = np.radians(queries.hfov_deg / 2)
     seen = (np.abs(turn) <= half) & (np.abs(rise) <= 0.75 * np.tan(half) * np.cos(turn))
     return np.where(seen[..., None], turned, 0).astype(np.uint8)
