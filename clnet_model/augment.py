@@ -222,8 +222,9 @@ class Augmenter:
         """Random fields of view (B, H, W): 70 to 360 degrees wide, or 60 to 110 wide and a photo's
         aspect high."""
         spec = self.spec
-        azimuth = (torch.arange(spec.width_px, device=self.world.device) + 0.5) * 360 / spec.width_px - 180
-        elevation = torch.from_numpy(spec.row_elevations_deg()).float().to(self.world.device)
+        columns, rows = (torch.arange(n, device=self.world.device) for n in (spec.width_px, spec.height_px))
+        azimuth = (columns + 0.5) * 360 / spec.width_px - 180
+        elevation = spec.elevation_max_deg - (rows + 0.5) * (spec.elevation_span_deg / spec.height_px)
         towards = self._uniform(count, 1) * 360
         turn = torch.remainder(azimuth[None] - towards + 180, 360) - 180  # (B, W)
         photo = self._chance(self.config.photo_like_share, count, 1)

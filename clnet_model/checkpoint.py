@@ -116,7 +116,7 @@ def model_config_from(values: Mapping[str, Any]) -> CLNetConfig:
     backbone: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("backbone").items()
     }
-    canvas = CanvasSpec(**{"horizon_deg": None, **fields.pop("canvas")})  # without the field: even rows
+    canvas = CanvasSpec(**fields.pop("canvas"))
     return CLNetConfig(backbone=BackboneConfig(**backbone), canvas=canvas, **fields)
 
 

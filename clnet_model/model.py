@@ -67,7 +67,7 @@ class CLNetConfig:
     token_dim: int = 96
     latent_azimuths: int = 32
     latent_ranges: int = 4
-    azimuth_channels: int = 24
+    azimuth_channels: int = 12
     polar: bool = True  # unroll patches around their centre before the trunk; False: the trunk sees a plan
     use_ncm: bool = True
     use_nec: bool = True
@@ -85,8 +85,8 @@ class CLNetConfig:
                 raise BadConfig(
                     f"{name} is {size_px}: it must be a multiple of the trunk's stride, {stride} px"
                 )
-        if not 8 <= self.dim <= 1024:
-            raise BadConfig(f"the descriptor has {self.dim} dimensions: 8 to 1024 are allowed")
+        if not 8 <= self.dim <= 512:
+            raise BadConfig(f"the descriptor has {self.dim} dimensions: 8 to 512 are allowed")
 
     @property
     def dim(self) -> int:
@@ -277,8 +277,9 @@ class CLNet(nn.Module):
     def _ground_field(self) -> CorrespondenceField | None:
         c, stride = self.config, self.config.backbone.fine_stride_px
         geometry = ground_geometry(
-            torch.from_numpy(c.canvas.row_elevations_deg(c.canvas.height_px // stride)).float(),
+            c.canvas.height_px // stride,
             c.canvas.width_px // stride,
+            elevation_deg=(c.canvas.elevation_min_deg, c.canvas.elevation_max_deg),
             camera_height_m=c.camera_height_m,
             half_side_m=c.side_m / 2,
         )

@@ -36,13 +36,12 @@ class TokenGeometry:
 
 
 def ground_geometry(
-    elevation_deg: Tensor, columns: int, *, camera_height_m: float, half_side_m: float
+    rows: int, columns: int, *, elevation_deg: tuple[float, float], camera_height_m: float, half_side_m: float
 ) -> TokenGeometry:
-    """Tokens of a canvas with rows at these elevations: azimuth from the column, ground distance from the
-    row below the horizon."""
-    rows = len(elevation_deg)
+    """Tokens of a canvas: azimuth from the column, ground distance from the row below the horizon."""
+    low, high = elevation_deg
     azimuth = (torch.arange(columns) + 0.5) * 2 * math.pi / columns - math.pi
-    elevation = torch.deg2rad(elevation_deg)
+    elevation = torch.deg2rad(high - (torch.arange(rows) + 0.5) * (high - low) / rows)
     below = elevation < -math.radians(1.0)
     distance_m = camera_height_m / torch.tan(elevation.neg().clamp(min=math.radians(1.0)))
     share = (distance_m / half_side_m).clamp(0.05, 1.2)

@@ -3,21 +3,21 @@
 A canvas is a (H, W, 4) uint8 array: RGB and a mask (255 where the camera saw something) over azimuth ×
 elevation.
 Column x covers azimuth -180 + (x + 0.5) * 360 / W, so the centre column is true north once the heading
-is right; row 0 is the highest elevation, and rows are densest at the horizon, where the far ground is.
-Knows nothing of networks, files or services.
+is right;
+row 0 is the highest elevation. Knows nothing of networks, files or services.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from clnet_model.errors import BadCamera, BadConfig, BadImage
+from clnet_model.errors import BadCamera, BadImage
 
 Pixels = NDArray[np.uint8]
 
@@ -26,35 +26,16 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CanvasSpec:
-    """Size and elevation range of a canvas; the azimuth range is always the full circle.
-
-    Rows are even within about `horizon_deg` of the horizon and grow in proportion to the elevation beyond:
-    from a car's roof the ground from 10 to 35 m ahead, most of a patch, fills 10 degrees. None: even rows.
-    """
+    """Size and elevation range of a canvas; the azimuth range is always the full circle."""
 
     height_px: int = 64
     width_px: int = 256
     elevation_min_deg: float = -45.0
     elevation_max_deg: float = 45.0
-    horizon_deg: float | None = 7.5
 
-    def __post_init__(self) -> None:
-        if self.horizon_deg is not None and not 0.1 <= self.horizon_deg <= 1000.0:
-            raise BadConfig(f"horizon_deg is {self.horizon_deg}: give 0.1 to 1000 degrees, or None")
-
-    def elevations_deg(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Elevation at shares of the canvas's height, 0 = its upper edge, 1 = its lower."""
-        top, bottom = self.elevation_max_deg, self.elevation_min_deg
-        if self.horizon_deg is None:
-            return top + places * (bottom - top)
-        top, bottom = math.asinh(top / self.horizon_deg), math.asinh(bottom / self.horizon_deg)
-        return self.horizon_deg * np.sinh(top + places * (bottom - top))
-
-    def row_elevations_deg(self, rows: int | None = None) -> NDArray[np.float64]:
-        """Elevation in the middle of each row (rows,), highest first; `rows` instead of the canvas's own
-        when it is cut into coarser ones."""
-        count = rows or self.height_px
-        return self.elevations_deg((np.arange(count) + 0.5) / count)
+    @property
+    def elevation_span_deg(self) -> float:
+        return self.elevation_max_deg - self.elevation_min_deg
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,61 +163,44 @@ def _panorama_band(image: Pixels, spec: CanvasSpec) -> Pixels:
     """The canvas's elevation band, its centre column still the image's centre column."""
     height_px, width_px = image.shape[:2]
     px_per_deg = width_px / 360.0  # square pixels: a full 360 x 180 image has w = 2 h
-    narrow = Image.fromarray(image).resize((spec.width_px, height_px), Image.Resampling.BILINEAR)
-    elevation_deg = (height_px / 2.0 - np.arange(height_px) - 0.5) / px_per_deg
-    observed = np.full((height_px, spec.width_px), 255, np.uint8)
-    return _to_rows(np.dstack([np.asarray(narrow), observed]), elevation_deg, spec)
+    horizon_row = height_px / 2.0
+    top = horizon_row - spec.elevation_max_deg * px_per_deg
+    bottom = horizon_row - spec.elevation_min_deg * px_per_deg
+    above, below = max(0, math.ceil(-top)), max(0, math.ceil(bottom - height_px))
+    source = Image.fromarray(
+        np.pad(image, ((above, below), (0, 0), (0, 0)), mode="edge") if above + below else image
+    )
+    box = (0.0, top + above, float(width_px), bottom + above)
+    size = (spec.width_px, spec.height_px)
+    rgb = np.asarray(source.resize(size, Image.Resampling.BILINEAR, box=box))  # antialiased when shrinking
+    elevation_px = top + (np.arange(spec.height_px) + 0.5) * (bottom - top) / spec.height_px
+    observed = (elevation_px >= 0) & (elevation_px <= height_px)
+    mask = np.broadcast_to(np.where(observed, 255, 0).astype(np.uint8)[:, None], size[::-1])
+    return _mask_cleanly(np.dstack([rgb, mask]))
 
 
 def _project(image: Pixels, camera: Perspective, spec: CanvasSpec) -> Pixels:
-    """Inverse mapping: every pixel of a canvas of even rows, fine as the finest, looks up the pinhole image,
-    shrunk first to that resolution."""
-    fine_deg = float(np.abs(np.diff(spec.row_elevations_deg())).min())
-    rows = math.ceil((spec.elevation_max_deg - spec.elevation_min_deg) / fine_deg - 1e-6)
-    elevation_deg = replace(spec, horizon_deg=None).row_elevations_deg(rows)
-    shrunk = _shrink_to(image, camera.hfov_deg, columns_deg=360.0 / spec.width_px, rows_deg=fine_deg)
+    """Inverse mapping: every canvas pixel looks up the pinhole image, shrunk first to the canvas's
+    resolution."""
+    shrunk = _shrink_to(image, camera.hfov_deg, spec)
     height_px, width_px = shrunk.shape[:2]
-    half_width = math.tan(math.radians(camera.hfov_deg) / 2.0)  # at depth 1
-    half_height = half_width * image.shape[0] / image.shape[1]
-    right, up, forward = _rays(camera, np.radians(elevation_deg), spec.width_px)  # each (rows, W)
+    focal_px = width_px / 2.0 / math.tan(math.radians(camera.hfov_deg) / 2.0)
+    right, up, forward = _rays(camera, spec)  # each (H, W)
     ahead = forward > 1e-3
     depth = np.where(ahead, forward, 1.0)
-    u = width_px / 2.0 * (1.0 + right / depth / half_width)
-    v = height_px / 2.0 * (1.0 - up / depth / half_height)
+    u = width_px / 2.0 + focal_px * right / depth
+    v = height_px / 2.0 - focal_px * up / depth
     seen = ahead & (u >= 0) & (u <= width_px) & (v >= 0) & (v <= height_px)
     rgb = _bilinear(shrunk, u - 0.5, v - 0.5)
-    return _to_rows(np.dstack([rgb, np.where(seen, 255, 0).astype(np.uint8)]), elevation_deg, spec)
+    return _mask_cleanly(np.dstack([rgb, np.where(seen, 255, 0).astype(np.uint8)]))
 
 
-def _to_rows(band: Pixels, elevation_deg: NDArray[np.float64], spec: CanvasSpec) -> Pixels:
-    """A band (h, W, 4) whose even rows lie at `elevation_deg`, highest first, on the canvas's own rows.
-
-    A triangle as wide as the coarser of both rows: interpolates where the canvas is finer and averages where
-    it is coarser, over what was observed.
-    """
-    target = spec.row_elevations_deg()
-    edges = spec.elevations_deg(np.arange(spec.height_px + 1) / spec.height_px)
-    source_deg = float(elevation_deg[0] - elevation_deg[-1]) / max(1, len(elevation_deg) - 1)
-    reach = np.maximum(edges[:-1] - edges[1:], source_deg)
-    weights = np.clip(1.0 - np.abs(target[:, None] - elevation_deg) / reach[:, None], 0.0, None)  # (H, h)
-    mixing = (weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)).astype(np.float32)
-    half_deg = source_deg / 2 + 1e-9
-    inside = (target <= elevation_deg[0] + half_deg) & (target >= elevation_deg[-1] - half_deg)
-    mask = (band[..., 3] > 0).astype(np.float32)
-    colours = (band[..., :3] * mask[..., None]).reshape(len(band), -1)
-    seen = mixing @ mask  # (H, W)
-    rgb = (mixing @ colours).reshape(spec.height_px, spec.width_px, 3) / np.maximum(seen, 1e-6)[..., None]
-    observed = np.where((seen >= 0.5) & inside[:, None], 255, 0)
-    return _mask_cleanly(np.dstack([np.rint(np.clip(rgb, 0, 255)), observed]).astype(np.uint8))
-
-
-def _rays(
-    camera: Perspective, elevation: NDArray[np.float64], width_px: int
-) -> tuple[NDArray[np.float32], ...]:
-    """Viewing directions of pixels at these elevations (radians), in the camera's frame: right, up,
-    forward."""
-    azimuth = (np.arange(width_px) + 0.5) * 2.0 * np.pi / width_px - np.pi
-    elevation = elevation[:, None]
+def _rays(camera: Perspective, spec: CanvasSpec) -> tuple[NDArray[np.float32], ...]:
+    """Viewing directions of the canvas pixels in the camera's frame: right, up, forward."""
+    azimuth = (np.arange(spec.width_px) + 0.5) * 2.0 * np.pi / spec.width_px - np.pi
+    elevation = np.radians(
+        spec.elevation_max_deg - (np.arange(spec.height_px) + 0.5) * spec.elevation_span_deg / spec.height_px
+    )[:, None]
     turn = azimuth - np.radians(camera.heading_deg)
     pitch = np.radians(camera.pitch_deg)
     right = np.sin(turn) * np.cos(elevation)
@@ -246,17 +210,15 @@ def _rays(
     return right.astype(np.float32), up.astype(np.float32), forward.astype(np.float32)
 
 
-def _shrink_to(image: Pixels, hfov_deg: float, *, columns_deg: float, rows_deg: float) -> Pixels:
-    """No finer than this many degrees a pixel at the image's centre."""
+def _shrink_to(image: Pixels, hfov_deg: float, spec: CanvasSpec) -> Pixels:
     height_px, width_px = image.shape[:2]
     focal_px = width_px / 2.0 / math.tan(math.radians(hfov_deg) / 2.0)
-    pixel_deg = math.degrees(1.0 / focal_px)
-    size = (
-        max(2, round(width_px * min(1.0, pixel_deg / columns_deg))),
-        max(2, round(height_px * min(1.0, pixel_deg / rows_deg))),
-    )
-    if size == (width_px, height_px):
+    factor = (
+        focal_px * math.pi / 180.0 / (spec.width_px / 360.0)
+    )  # image pixels per canvas pixel at the centre
+    if factor <= 1.0:
         return image
+    size = (max(2, round(width_px / factor)), max(2, round(height_px / factor)))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 

@@ -6,7 +6,7 @@ Each of several processes embeds its own rows of the batch; descriptors meet in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,23 +202,15 @@ def start(config: TrainConfig, world: World = ALONE) -> TrainState:
 
 
 def _start_from(model: CLNet, folder: Path) -> None:
-    """Begin with the weights of a checkpoint of the same trunk; parts of another shape, such as the head of a
-    longer descriptor, start afresh.
+    """Begin with the weights of a checkpoint of the same shape; the stride of its gallery may differ.
 
     Raises:
-        BadCheckpoint: unreadable, or another trunk.
+        BadCheckpoint: unreadable, or of another shape.
     """
     earlier = load_checkpoint(folder).model
-    ours, theirs = model.config, earlier.config
-    if (ours.backbone, ours.token_dim, ours.polar) != (theirs.backbone, theirs.token_dim, theirs.polar):
-        raise BadCheckpoint(f"{folder} has another trunk than this run; leave out --start-from")
-    own = model.state_dict()
-    fitting = {
-        name: weights
-        for name, weights in earlier.state_dict().items()
-        if name in own and own[name].shape == weights.shape
-    }
-    model.load_state_dict({**own, **fitting})
+    if replace(earlier.config, zoom=model.config.zoom) != model.config:
+        raise BadCheckpoint(f"{folder} has other network settings than this run; leave out --start-from")
+    model.load_state_dict(earlier.state_dict())
 
 
 def set_learning_rate(state: TrainState, share: float, config: TrainConfig) -> None:

@@ -102,7 +102,9 @@ def _panorama(
     spec: CanvasSpec,
 ) -> NDArray[np.uint8]:
     azimuth = np.radians((np.arange(spec.width_px) + 0.5) * 360 / spec.width_px - 180)
-    elevation = np.radians(spec.row_elevations_deg())
+    elevation = np.radians(
+        spec.elevation_max_deg - (np.arange(spec.height_px) + 0.5) * spec.elevation_span_deg / spec.height_px
+    )
     canvas = np.full((spec.height_px, spec.width_px, 4), (170, 200, 230, 255), np.uint8)
     down = elevation < np.radians(-2)
     distance = np.minimum(2.5 / np.tan(-elevation[down]), 40)[:, None]
