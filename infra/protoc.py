@@ -260,7 +260,10 @@ def lint_with_buf(folder: Path) -> Iterator[str]:
         return
     workspace = folder / "buf"
     shutil.copytree(PROTO, workspace / "proto")
-    shutil.copytree(GOOGLEAPIS / "google" / "type", workspace / "googleapis/google/type", ignore=only_protos)
+    for part in ("type", "rpc"):
+        shutil.copytree(
+            GOOGLEAPIS / "google" / part, workspace / "googleapis/google" / part, ignore=only_protos
+        )
     (workspace / "buf.yaml").write_text(BUF_WORKSPACE)
     for command in (["lint"], ["format", "--diff", "--exit-code", "proto"]):
         done = subprocess.run([buf, *command], cwd=workspace, capture_output=True, text=True, check=False)
