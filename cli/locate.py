@@ -140,7 +140,9 @@ def ask(
     from serving.client import Client
 
     if store is None:
-        with Client(server) as client:
+        settings = Settings()
+        key = settings.api_key.get_secret_value() if settings.api_key else None
+        with Client(server, api_key=key) as client:
             return client.localize(data, query)
     from clnet_model.encoder import load_encoder
     from clnet_model.preprocess import decode_image

@@ -10,7 +10,7 @@ from google.type.latlng_pb2 import LatLng
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.edge import page_of, query_from, region_message, request_from, response_from, timeout_from
+from serving.edge import query_from, request_from, response_from, timeout_from
 from serving.errors import InvalidRequest
 from serving.locate import HeadingPrior, Query, locate
 from serving.pb import (
@@ -21,6 +21,7 @@ from serving.pb import (
     prior_pb2,
     region_service_pb2,
 )
+from serving.region_messages import page_of, region_message
 from spatial_index.errors import BadPrior
 from spatial_index.priors import CirclePrior, PolygonPrior, PriorMode
 from spatial_index.records import RegionInfo
