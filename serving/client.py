@@ -107,7 +107,9 @@ class Client:
             CallFailed: the service refused or cannot be reached.
         """
         with self._calling():
-            yield from self._localization.LocalizeStream(iter(frames), metadata=self._metadata())
+            for answer in self._localization.LocalizeStream(iter(frames), metadata=self._metadata()):
+                if answer.HasField("capture_time"):  # the last one before an error has none
+                    yield answer
 
     def coverage(
         self,

@@ -111,8 +111,13 @@ class Gate:
         rpc: Rpc,
         context: RayServegRPCContext,
         work: Callable[[Call], AsyncIterator[Reply]],
+        last: Callable[[Refusal], Reply],
     ) -> AsyncIterator[Reply]:
-        """The work's replies; an error ends them, with its code and details on the context."""
+        """The work's replies; after an error, its code and details on the context, and a last reply.
+
+        Serve's own proxy takes code and details from the context that travels with a reply, and from nowhere
+        else: without a last one, a refused stream would look like an empty one.
+        """
         record, began_s = _record_of(rpc, context), time.perf_counter()
         try:
             call = self._admit(rpc, context, record)
@@ -120,7 +125,7 @@ class Gate:
                 async for reply in work(call):
                     yield reply
         except Exception as error:
-            self._refuse(rpc, context, record, error)
+            yield last(self._refuse(rpc, context, record, error))
         except asyncio.CancelledError:
             record.code = "CANCELLED"
             raise
@@ -156,7 +161,9 @@ class Gate:
         self._quotas.take(caller)
         return Call(caller=caller, record=record, carrier=carrier)
 
-    def _refuse(self, rpc: Rpc, context: RayServegRPCContext, record: CallRecord, error: Exception) -> None:
+    def _refuse(
+        self, rpc: Rpc, context: RayServegRPCContext, record: CallRecord, error: Exception
+    ) -> Refusal:
         refusal = self.refusal(rpc, error)
         record.code, record.reason = refusal.code.name, refusal.reason
         context.set_code(refusal.code)
@@ -164,6 +171,7 @@ class Gate:
         context.set_trailing_metadata(
             refusal.trailing_metadata()  # type: ignore[arg-type]  # -bin keys take bytes
         )
+        return refusal
 
     def _close(self, rpc: Rpc, record: CallRecord, began_s: float) -> None:
         seconds = time.perf_counter() - began_s

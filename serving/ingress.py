@@ -118,7 +118,10 @@ class Ingress:
     ) -> AsyncIterator[localization_service_pb2.LocalizeStreamResponse]:
         """LocalizationService.LocalizeStream"""
         replies = self._gate.stream(
-            LOCALIZE_STREAM, grpc_context, lambda call: self._follow(request_stream, call)
+            LOCALIZE_STREAM,
+            grpc_context,
+            lambda call: self._follow(request_stream, call),
+            lambda refusal: localization_service_pb2.LocalizeStreamResponse(error=refusal.status()),
         )
         async for reply in replies:
             yield reply

@@ -79,7 +79,7 @@ class LocalizationServiceServicer:
 
         The answers come in the order of the images, one for each. What is wrong with one image is told in its answer and
         does not end the stream. The stream ends with INVALID_ARGUMENT when the times do not ascend or it is too long, and with
-        the errors of `Localize` that concern the caller.
+        the errors of `Localize` that concern the caller; such an error is told in a last answer too, which holds `error` alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

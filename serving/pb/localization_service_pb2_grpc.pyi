@@ -50,7 +50,7 @@ class LocalizationServiceStub:
 
     The answers come in the order of the images, one for each. What is wrong with one image is told in its answer and
     does not end the stream. The stream ends with INVALID_ARGUMENT when the times do not ascend or it is too long, and with
-    the errors of `Localize` that concern the caller.
+    the errors of `Localize` that concern the caller; such an error is told in a last answer too, which holds `error` alone.
     """
     GetCoverage: _grpc.UnaryUnaryMultiCallable[_localization_service_pb2.GetCoverageRequest, _localization_service_pb2.GetCoverageResponse]
     """Tells what can be localized where, before any image is sent.
@@ -80,7 +80,7 @@ class LocalizationServiceAsyncStub(LocalizationServiceStub):
 
     The answers come in the order of the images, one for each. What is wrong with one image is told in its answer and
     does not end the stream. The stream ends with INVALID_ARGUMENT when the times do not ascend or it is too long, and with
-    the errors of `Localize` that concern the caller.
+    the errors of `Localize` that concern the caller; such an error is told in a last answer too, which holds `error` alone.
     """
     GetCoverage: _aio.UnaryUnaryMultiCallable[_localization_service_pb2.GetCoverageRequest, _localization_service_pb2.GetCoverageResponse]  # type: ignore[assignment]
     """Tells what can be localized where, before any image is sent.
@@ -119,7 +119,7 @@ class LocalizationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The answers come in the order of the images, one for each. What is wrong with one image is told in its answer and
         does not end the stream. The stream ends with INVALID_ARGUMENT when the times do not ascend or it is too long, and with
-        the errors of `Localize` that concern the caller.
+        the errors of `Localize` that concern the caller; such an error is told in a last answer too, which holds `error` alone.
         """
 
     @_abc_1.abstractmethod
