@@ -155,7 +155,7 @@ def start_service(options: ServiceOptions) -> Service:
     service = Service(port=port, model_digest=digest, regions=regions, owns_ray=owns_ray)
     try:
         with quiet_driver():
-            deploy(options, port)
+            deploy(application(options), options, port)
         wait_until_serving(service.target, READY_TIMEOUT_S)
     except AlreadyServing:
         if owns_ray:
@@ -203,7 +203,7 @@ def start_ray(options: ServiceOptions) -> bool:
     return True
 
 
-def deploy(options: ServiceOptions, port: int) -> None:
+def deploy(app: serve.Application, options: ServiceOptions, port: int) -> None:
     """Start Serve's proxy on the port and the application behind it.
 
     Raises:
@@ -221,7 +221,7 @@ def deploy(options: ServiceOptions, port: int) -> None:
     )
     try:
         # Without a route the gRPC proxy does not know the application either; HTTP has a loopback port.
-        serve.run(application(options), name=APPLICATION, route_prefix="/unused")
+        serve.run(app, name=APPLICATION, route_prefix="/unused")
     except RuntimeError as error:
         raise NotReady(last_line(str(error))) from error
 
