@@ -30,6 +30,9 @@ Floats = NDArray[np.float64]
 
 PARTICLES = 3000
 BORN_SHARE = 0.05
+# Particles are drawn anew in proportion to this power of their weight and keep the rest of it. In proportion
+# to the weight itself, none of those just born would live to see the next frame: a wrong track stayed wrong.
+DRAWN = 0.25
 
 # A frame's places hold the camera unless it is mistaken; then the camera is anywhere in CITY_M2.
 MISTAKEN = {Status.LOCALIZED: 0.05, Status.AMBIGUOUS: 0.3}
@@ -124,6 +127,7 @@ class Track:
         self._time_s: float | None = None
         self._used_s = -math.inf
         self._supported_s = -math.inf
+        self._contradicted = False
         self._used_frames = 0
         self._sigma_m = 0.0
 
@@ -174,7 +178,9 @@ class Track:
             self._cloud, self._used_frames = None, 0
             return None
         if _supports(sighting, point.position):
-            self._supported_s = time_s
+            self._supported_s, self._contradicted = time_s, False
+        elif sighting.status is Status.LOCALIZED:
+            self._contradicted = True
         return TrackPoint(
             status=self._judge(time_s, sighting, point.probability),
             position=point.position,
@@ -189,7 +195,8 @@ class Track:
         """No more than both the particles and the last frames allow to claim."""
         if time_s - self._supported_s > SUPPORT_S:
             return sighting.status if not sighting.is_usable else Status.AMBIGUOUS
-        return Status.LOCALIZED if probability >= MIN_PROBABILITY else Status.AMBIGUOUS
+        is_firm = probability >= MIN_PROBABILITY and not self._contradicted
+        return Status.LOCALIZED if is_firm else Status.AMBIGUOUS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,7 +252,8 @@ class _Cloud:
         centres, shares = _places(sighting, self._anchor)
         born = round(BORN_SHARE * len(self._xy_m))
         kept = len(self._xy_m) - born
-        rows = _resampled(self._weights, kept, dice)
+        rows = _resampled(self._weights**DRAWN, kept, dice)
+        carried = self._weights[rows] ** (1.0 - DRAWN)
         self._take(rows, _drawn(centres, shares, sighting.sigma_m, born, dice), dice)
         mistaken = MISTAKEN[sighting.status]
         density = _density(self._xy_m, centres, shares, sighting.sigma_m)  # (N,)
@@ -255,7 +263,7 @@ class _Cloud:
         # Importance weights: what moved is drawn from the motion; what was born is drawn from the frame
         # itself, while a jump ends anywhere in the city.
         drawn_from = np.maximum(density[kept:] * CITY_M2, 1e-12)
-        prior = np.concatenate([np.full(kept, (1.0 - JUMP) / kept), JUMP / born / drawn_from])
+        prior = np.concatenate([(1.0 - JUMP) * carried / carried.sum(), JUMP / born / drawn_from])
         weights = prior * fit
         self._weights = weights / weights.sum()
 
@@ -323,7 +331,8 @@ def _density(xy_m: Floats, centres: Floats, shares: Floats, sigma_m: float) -> F
 def _resampled(weights: Floats, count: int, dice: np.random.Generator) -> NDArray[np.intp]:
     """Systematic resampling: rows in proportion to their weights."""
     steps = (dice.random() + np.arange(count)) / count
-    return np.searchsorted(np.cumsum(weights), steps).clip(0, len(weights) - 1)
+    cumulative = np.cumsum(weights)
+    return np.searchsorted(cumulative / cumulative[-1], steps).clip(0, len(weights) - 1)
 
 
 def _quantiles(values: Floats, weights: Floats, shares: Sequence[float]) -> tuple[float, ...]:
@@ -365,7 +374,7 @@ def _lnglat_at(xy_m: Floats, anchor: LngLat) -> LngLat:
 def _metres_per_degree(at: LngLat) -> tuple[float, float]:
     along_meridian_m, across_m = radii_m(at.lat)
     east = max(across_m * math.cos(math.radians(at.lat)), 1.0)
-    return math.radians(east), math.radians(along_meridian_m)
+    return float(math.radians(east)), float(math.radians(along_meridian_m))
 
 
 def _check(field: str, value: float, fits: bool, remedy: str) -> None:

@@ -81,8 +81,8 @@ class TrackEstimate(_message.Message):
     COURSE_DEG_FIELD_NUMBER: _builtins.int
     USED_FRAMES_FIELD_NUMBER: _builtins.int
     status: _answer_pb2.LocalizationStatus.ValueType
-    """How far the estimate may be trusted. LOCALIZED only while images keep being recognised: a track that is merely carried on by
-    odometry falls back to AMBIGUOUS.
+    """How far the estimate may be trusted. LOCALIZED only while images keep being recognised and the latest one that is sure of
+    itself agrees. A track that odometry alone carries on falls back to the status of its images after 10 s.
     """
     probability: _builtins.float
     """Probability that the camera is within 25 m of `position`, 0 to 1."""
