@@ -1,4 +1,4 @@
-"""Raw against smoothed positions on simulated drives: what following the camera gains, and whether its radii hold.
+"""Raw against smoothed positions on simulated drives: what following gains, and whether its radii hold.
 
     python benchmarks/drives.py --out benchmarks/results/drives.json
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import shlex
 import sys
 import tempfile
@@ -159,46 +161,50 @@ def see(
     """Photograph a drive on one day and locate every frame by itself."""
     rng = np.random.default_rng([seed, 5])
     look = draw_appearance(style_named(city.style).season, Difficulty.HARD, rng, from_above=False)
+    camera = Camera(city=city, kind=kind, look=look, rng=rng, encoder=encoder, index=index)
+    before = [steps[0], *steps[:-1]]
     return [
-        _frame(city, number, step, steps, kind, look, rng, encoder=encoder, index=index)
-        for number, step in enumerate(steps)
+        camera.frame(number, last, step)
+        for number, (last, step) in enumerate(zip(before, steps, strict=True))
     ]
 
 
-def _frame(
-    city: City,
-    number: int,
-    step: Step,
-    steps: Sequence[Step],
-    kind: str,
-    look: Appearance,
-    rng: np.random.Generator,
-    *,
-    encoder: Encoder,
-    index: Index,
-) -> Frame:
-    is_photo = kind.startswith("90°")
-    shot = Shot(
-        kind=Kind.PHOTO if is_photo else Kind.PANORAMA,
-        pose=_pose(step),
-        hfov_deg=PHOTO_HFOV_DEG if is_photo else 360.0,
-        pitch_deg=0.0,
-    )
-    turn_deg = city.world.convergence_deg(step.easting, step.northing)
-    (lng,), (lat,) = city.world.to_lnglat(np.array([step.easting]), np.array([step.northing]))
-    query = _query(kind, (step.azimuth_deg + turn_deg) % 360.0, rng)
-    answer = locate(expose(city.world, shot, look, rng), query, encoder=encoder, index=index)
-    before = steps[max(number - 1, 0)]
-    best = answer.hypotheses[0] if answer.hypotheses else None
-    return Frame(
-        time_s=number * FRAME_S,
-        truth=LngLat(lng=float(lng), lat=float(lat)),
-        sighting=sighting_of(answer, query, encoder.calibration),
-        r68_m=best.r68_m if best else np.inf,
-        r95_m=best.r95_m if best else np.inf,
-        distance_m=max(0.0, step.distance_m * (1.0 + float(rng.normal(0, WHEELS_SIGMA)))),
-        course_deg=_course_deg(before, step) + turn_deg + float(rng.normal(0, COMPASS_SIGMA_DEG)),
-    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Camera:
+    """Photographs a city on one day and asks where that was."""
+
+    city: City
+    kind: str
+    look: Appearance
+    rng: np.random.Generator
+    encoder: Encoder
+    index: Index
+
+    def frame(self, number: int, before: Step, step: Step) -> Frame:
+        """One exposure, located by itself."""
+        is_photo = self.kind.startswith("90°")
+        shot = Shot(
+            kind=Kind.PHOTO if is_photo else Kind.PANORAMA,
+            pose=_pose(step),
+            hfov_deg=PHOTO_HFOV_DEG if is_photo else 360.0,
+            pitch_deg=0.0,
+        )
+        world, rng = self.city.world, self.rng
+        turn_deg = world.convergence_deg(step.easting, step.northing)
+        (lng,), (lat,) = world.to_lnglat(np.array([step.easting]), np.array([step.northing]))
+        query = _query(self.kind, (step.azimuth_deg + turn_deg) % 360.0, rng)
+        image = expose(world, shot, self.look, rng)
+        answer = locate(image, query, encoder=self.encoder, index=self.index)
+        best = answer.hypotheses[0] if answer.hypotheses else None
+        return Frame(
+            time_s=number * FRAME_S,
+            truth=LngLat(lng=float(lng), lat=float(lat)),
+            sighting=sighting_of(answer, query, self.encoder.calibration),
+            r68_m=best.r68_m if best else np.inf,
+            r95_m=best.r95_m if best else np.inf,
+            distance_m=max(0.0, step.distance_m * (1.0 + float(rng.normal(0, WHEELS_SIGMA)))),
+            course_deg=_course_deg(before, step) + turn_deg + float(rng.normal(0, COMPASS_SIGMA_DEG)),
+        )
 
 
 def _query(kind: str, heading_deg: float, rng: np.random.Generator) -> Query:
@@ -233,7 +239,10 @@ def row_of(kind: str, odometry: str, drives: Sequence[Sequence[Frame]]) -> dict[
     points = [point for each in drives for point in smooth(each, odometry)]
     raw_m = np.array([_error_m(frame.truth, _first(frame)) for frame in frames])
     smooth_m = np.array(
-        [_error_m(frame.truth, point.position if point else None) for frame, point in zip(frames, points)]
+        [
+            _error_m(frame.truth, point.position if point else None)
+            for frame, point in zip(frames, points, strict=True)
+        ]
     )
     raw = np.array([frame.sighting.status is Status.LOCALIZED for frame in frames])
     firm = np.array([point is not None and point.status is Status.LOCALIZED for point in points])
@@ -257,8 +266,8 @@ def row_of(kind: str, odometry: str, drives: Sequence[Sequence[Frame]]) -> dict[
         "smoothed_localized_right": _right(smooth_m, firm),
         "smoothed_inside_r68": _rounded((smooth_m[there] <= r68_m[there]).mean()),
         "smoothed_inside_r95": _rounded((smooth_m[there] <= r95_m[there]).mean()),
-        "raw_inside_r68": _rounded(np.mean([m <= f.r68_m for m, f in zip(raw_m, frames)])),
-        "raw_inside_r95": _rounded(np.mean([m <= f.r95_m for m, f in zip(raw_m, frames)])),
+        "raw_inside_r68": _rounded(np.mean([m <= f.r68_m for m, f in zip(raw_m, frames, strict=True)])),
+        "raw_inside_r95": _rounded(np.mean([m <= f.r95_m for m, f in zip(raw_m, frames, strict=True)])),
     }
 
 
@@ -316,19 +325,25 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/drives.json"))
     parser.add_argument("--seed", type=int, default=7101)
-    parser.add_argument("--size-m", type=float, default=900.0)
-    parser.add_argument("--drives", type=int, default=8)
-    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--size-m", type=float, default=700.0)
+    parser.add_argument("--drives", type=int, default=6)
+    parser.add_argument("--frames", type=int, default=30)
     args = parser.parse_args()
     seen = collect(seed=args.seed, size_m=args.size_m, drives=args.drives, frames=args.frames)
+    write(args.out, seen, command=shlex.join(["python", *sys.argv]))
+
+
+def write(path: Path, seen: dict[str, list[list[Frame]]], *, command: str) -> None:
+    """One row for every kind of image and of odometry."""
     rows = [row_of(kind, odometry, drives) for kind, drives in seen.items() for odometry in ODOMETRY]
     result = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command,
         "commit": git_commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "model_digest": load_encoder(None).digest,
         "rows": rows,
     }
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     for row in rows:
         print(row)
 
