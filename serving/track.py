@@ -38,15 +38,19 @@ DRAWN = 0.25
 MISTAKEN = {Status.LOCALIZED: 0.05, Status.AMBIGUOUS: 0.3}
 CITY_M2 = 4.0e6
 JUMP = 1.0e-4  # probability that the camera has jumped between two frames
-EVIDENCE = 0.5  # exponent of a frame's likelihood
+EVIDENCE = {Status.LOCALIZED: 0.5, Status.AMBIGUOUS: 0.25}  # exponent of a frame's likelihood
 SHARED_ERROR = (
     0.6  # part of a frame's position error that its neighbours share, so that averaging does not remove it
 )
 
 NEAR_M = 25.0  # what counts as one place
-SUPPORT_S = 10.0  # LOCALIZED only while a frame of the last seconds supports the estimate
+# LOCALIZED takes this much of what the last frames, each by itself, believe: an exponential mean over them,
+# which fades with every frame that recognises nothing.
+MIN_SUPPORT = 0.35
+SUPPORT_GAIN = 0.3
+BLIND_LOSS = 0.1
 FORGET_S = 60.0
-LOST_M = 500.0
+LOST_S, LOST_M = 15.0, 500.0
 REANCHOR_M = 5_000.0
 
 FASTEST_M_PER_S = 45.0
@@ -126,10 +130,10 @@ class Track:
         self._cloud: _Cloud | None = None
         self._time_s: float | None = None
         self._used_s = -math.inf
-        self._supported_s = -math.inf
+        self._support = 0.0
         self._contradicted = False
         self._used_frames = 0
-        self._sigma_m = 0.0
+        self._last: Sighting | None = None
 
     def advance(
         self, time_s: float, sighting: Sighting, odometry: Odometry | None = None
@@ -139,10 +143,7 @@ class Track:
         Raises:
             InvalidRequest: the time is not later than that of the frame before.
         """
-        if self._time_s is not None and not time_s > self._time_s:
-            raise InvalidRequest(
-                "capture_time", "is not later than that of the frame before", "send frames in order"
-            )
+        self.check_time(time_s)
         elapsed_s = time_s - self._time_s if self._time_s is not None else 0.0
         self._time_s = time_s
         if self._cloud is not None:
@@ -163,27 +164,26 @@ class Track:
             )
 
     def _see(self, time_s: float, sighting: Sighting) -> None:
-        self._used_s, self._sigma_m = time_s, sighting.sigma_m
+        self._used_s, self._last = time_s, sighting
         self._used_frames += 1
         if self._cloud is None:
-            self._cloud = _Cloud.born_at(sighting, self._count, self._dice)
+            self._cloud, self._support = _Cloud.born_at(sighting, self._count, self._dice), 1.0
         else:
             self._cloud.weigh(sighting, self._dice)
 
     def _estimate(self, time_s: float, sighting: Sighting) -> TrackPoint | None:
-        if self._cloud is None:
+        if self._cloud is None or self._last is None:
             return None
-        point = self._cloud.summary(SHARED_ERROR * self._sigma_m, self._dice)
-        if (point.r95_m > LOST_M and time_s - self._used_s > SUPPORT_S) or time_s - self._used_s > FORGET_S:
+        position = self._cloud.position()
+        self._weigh_support(sighting, position)
+        point = self._cloud.summary(position, self._last, 1.0 - self._support, self._dice)
+        blind_s = time_s - self._used_s
+        if blind_s > FORGET_S or (blind_s > LOST_S and point.r95_m > LOST_M):
             self._cloud, self._used_frames = None, 0
             return None
-        if _supports(sighting, point.position):
-            self._supported_s, self._contradicted = time_s, False
-        elif sighting.status is Status.LOCALIZED:
-            self._contradicted = True
         return TrackPoint(
-            status=self._judge(time_s, sighting, point.probability),
-            position=point.position,
+            status=self._judge(sighting, point.probability),
+            position=position,
             probability=point.probability,
             r68_m=point.r68_m,
             r95_m=point.r95_m,
@@ -191,17 +191,25 @@ class Track:
             used_frames=self._used_frames,
         )
 
-    def _judge(self, time_s: float, sighting: Sighting, probability: float) -> Status:
-        """No more than both the particles and the last frames allow to claim."""
-        if time_s - self._supported_s > SUPPORT_S:
-            return sighting.status if not sighting.is_usable else Status.AMBIGUOUS
-        is_firm = probability >= MIN_PROBABILITY and not self._contradicted
-        return Status.LOCALIZED if is_firm else Status.AMBIGUOUS
+    def _weigh_support(self, sighting: Sighting, position: LngLat) -> None:
+        """How far the last frames, each by itself, believe in the estimate."""
+        if not sighting.is_usable:
+            self._support *= 1.0 - BLIND_LOSS
+            return
+        mass = _mass_near(sighting, position)
+        self._support += SUPPORT_GAIN * (mass - self._support)
+        if sighting.status is Status.LOCALIZED or mass >= 0.5:
+            self._contradicted = mass < 0.5
+
+    def _judge(self, sighting: Sighting, probability: float) -> Status:
+        """No more than both the particles and the last frames by themselves allow to claim."""
+        if probability >= MIN_PROBABILITY and self._support >= MIN_SUPPORT and not self._contradicted:
+            return Status.LOCALIZED
+        return Status.AMBIGUOUS if sighting.is_usable or self._support >= MIN_SUPPORT else sighting.status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Summary:
-    position: LngLat
     probability: float
     r68_m: float
     r95_m: float
@@ -257,9 +265,8 @@ class _Cloud:
         self._take(rows, _drawn(centres, shares, sighting.sigma_m, born, dice), dice)
         mistaken = MISTAKEN[sighting.status]
         density = _density(self._xy_m, centres, shares, sighting.sigma_m)  # (N,)
-        fit = (
-            (1.0 - mistaken) * density * CITY_M2 + mistaken
-        ) ** EVIDENCE  # of the frame, relative to knowing nothing
+        # Relative to knowing nothing:
+        fit = ((1.0 - mistaken) * density * CITY_M2 + mistaken) ** EVIDENCE[sighting.status]
         # Importance weights: what moved is drawn from the motion; what was born is drawn from the frame
         # itself, while a jump ends anywhere in the city.
         drawn_from = np.maximum(density[kept:] * CITY_M2, 1e-12)
@@ -267,16 +274,27 @@ class _Cloud:
         weights = prior * fit
         self._weights = weights / weights.sum()
 
-    def summary(self, shared_sigma_m: float, dice: np.random.Generator) -> _Summary:
-        """The place that holds most of the weight, and radii around it over all particles."""
-        centre = self._densest()
-        away = np.linalg.norm(self._xy_m - centre, axis=1)  # (N,)
-        near = away <= NEAR_M
-        shaken = self._xy_m + dice.normal(size=self._xy_m.shape) * shared_sigma_m
-        r68_m, r95_m = _quantiles(np.linalg.norm(shaken - centre, axis=1), self._weights, (0.68, 0.95))
+    def position(self) -> LngLat:
+        """The place that holds most of the weight."""
+        return _lnglat_at(self._densest(), self._anchor)
+
+    def summary(self, position: LngLat, last: Sighting, doubt: float, dice: np.random.Generator) -> _Summary:
+        """Radii around the position that hold all particles and, as far as the track is in doubt, all places
+        of the last frame that was recognised.
+
+        The particles alone would grow sure of a wrong place that few frames speak for, when the others speak
+        for many places at once.
+        """
+        xy_m = self._xy_m - _xy_of([position], self._anchor)
+        near = np.linalg.norm(xy_m, axis=1) <= NEAR_M
+        shaken_m = xy_m + dice.normal(size=xy_m.shape) * SHARED_ERROR * last.sigma_m
+        elsewhere_m, shares = _places(last, position)
+        away_m = np.linalg.norm(np.concatenate([shaken_m, elsewhere_m]), axis=1)
+        weights = np.concatenate([(1.0 - doubt) * self._weights, doubt * shares])
+        r68_m, r95_m = _quantiles(away_m, weights, (0.68, 0.95))
+        here = float(self._weights[near].sum())
         return _Summary(
-            position=_lnglat_at(centre, self._anchor),
-            probability=float(self._weights[near].sum()),
+            probability=(1.0 - doubt) * here + doubt * _mass_near(last, position),
             r68_m=r68_m,
             r95_m=r95_m,
             course_deg=_mean_course_deg(self._course_rad[near], self._weights[near]),
@@ -349,12 +367,10 @@ def _mean_course_deg(course_rad: Floats, weights: Floats) -> float | None:
     return float(np.degrees(np.angle(mean)) % 360.0) if abs(mean) > 0.8 else None
 
 
-def _supports(sighting: Sighting, position: LngLat) -> bool:
-    """Whether a frame by itself gives the estimate a fair chance."""
-    if not sighting.is_usable:
-        return False
+def _mass_near(sighting: Sighting, position: LngLat) -> float:
+    """What a frame by itself gives the places near the estimate."""
     away_m = np.linalg.norm(_xy_of(sighting.positions, position), axis=1)
-    return float(np.asarray(sighting.probabilities)[away_m <= NEAR_M].sum()) >= 0.1
+    return float(np.asarray(sighting.probabilities)[away_m <= NEAR_M].sum())
 
 
 def _xy_of(positions: Sequence[LngLat], anchor: LngLat) -> Floats:
