@@ -323,7 +323,11 @@ def open_index_of(options: ServiceOptions) -> RegionStore:
 
 def serve_environment() -> dict[str, str]:
     """Settings of Serve that exist as environment variables alone; the proxy reads them when it starts."""
-    return {"RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES), "RAY_USAGE_STATS_ENABLED": "0"}
+    return {
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES),
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 s are too few on a busy machine
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
 
 
 def quiet() -> LoggingConfig:
