@@ -324,7 +324,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/drives.json"))
-    parser.add_argument("--seed", type=int, default=7101)
+    parser.add_argument("--seed", type=int, default=7201)
     parser.add_argument("--size-m", type=float, default=700.0)
     parser.add_argument("--drives", type=int, default=6)
     parser.add_argument("--frames", type=int, default=30)

@@ -1,8 +1,8 @@
 """Finds changes of the contract that break clients, against the contract as it was last released.
 
-The released contract is `proto/released.binpb`, a FileDescriptorSet (buf reads it too). The rules are the part
-of buf's FILE category that matters for clients with generated stubs or JSON: nothing that they use may vanish,
-change its type, its number or its name.
+The released contract is `proto/released.binpb`, a FileDescriptorSet (buf reads it too). The rules are the
+part of buf's FILE category that matters for clients with generated stubs or JSON: nothing that they use may
+vanish, change its type, its number or its name.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ class Client:
                     return call(max(0.001, deadline_s - time.monotonic()))
                 except grpc.RpcError as error:
                     wait_s = self._retries.wait_s(attempt, retry_hint_s(error))
-                    if error.code() not in RETRIED or time.monotonic() + wait_s >= deadline_s:
+                    if not is_passing(error) or time.monotonic() + wait_s >= deadline_s:
                         raise
                     time.sleep(wait_s)
             return call(max(0.001, deadline_s - time.monotonic()))
@@ -236,6 +236,16 @@ class Client:
             yield
         except grpc.RpcError as error:
             raise CallFailed(self._target, error.code().name, _details_of(error)) from error
+
+
+def is_passing(error: grpc.RpcError) -> bool:
+    """Whether the same call may succeed later.
+
+    An INTERNAL error without our details comes from Serve's proxy, when the process that had the call died.
+    """
+    if error.code() is grpc.StatusCode.INTERNAL:
+        return status_of(error) is None
+    return error.code() in RETRIED
 
 
 def status_of(error: grpc.RpcError) -> status_pb2.Status | None:
