@@ -35,7 +35,7 @@ CheckpointOption = Annotated[
 class Settings(BaseSettings):
     """Scale-out is settings alone: point these at a Qdrant server and at a Ray cluster."""
 
-    model_config = SettingsConfigDict(env_prefix="CLNET_")
+    model_config = SettingsConfigDict(env_prefix="CLNET_", env_ignore_empty=True)
 
     qdrant_url: str | None = None
     qdrant_api_key: SecretStr | None = None

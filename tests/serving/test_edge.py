@@ -201,3 +201,14 @@ def test_a_region_shows_its_coverage_and_leaves_unknown_dates_unset():
     assert len(message.coverage) == 2
     assert message.bounds.north_east.longitude == 10
     assert not message.HasField("imagery_start_time")
+
+
+@pytest.mark.parametrize(
+    "bad", [LatLng(latitude=float("nan"), longitude=8.0), LatLng(latitude=91.0, longitude=8.0)]
+)
+def test_a_vertex_that_is_no_place_is_refused(bad):
+    ring = geometry_pb2.LinearRing(positions=[bad, HERE, LatLng(latitude=46.4, longitude=8.0)])
+    polygon = prior_pb2.PolygonPrior(polygons=[geometry_pb2.Polygon(rings=[ring])])
+    with pytest.raises(BadPrior) as caught:
+        query_from(request(position_prior=prior_pb2.PositionPrior(polygon=polygon)))
+    assert caught.value.field == "polygon.vertices[0].lat"
