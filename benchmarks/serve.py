@@ -5,8 +5,8 @@
 
 Closed loop: so many clients ask one after the other. Open loop: requests come by chance at 70 % of the
 throughput that 32 clients reached. The encoder is the shipped one, or a stub that costs nothing, so that what
-the service adds stands alone. Beside: a plain grpc.aio server around the same core in one process, and the bare
-encoder in a loop.
+the service adds stands alone. Beside: a plain grpc.aio server around the same core in one process, and the
+bare encoder in a loop.
 """
 
 from __future__ import annotations
