@@ -353,8 +353,9 @@ def main() -> None:
                        "--seconds": args.seconds, "--minutes": args.minutes}  # fmt: skip
             command = [sys.executable, __file__, *(str(each) for pair in options.items() for each in pair)]
             subprocess.run(command, check=True)
-            rows += json.loads(found.read_text())
-            print(name, *rows[-6:], sep="\n  ", flush=True)
+            measured = json.loads(found.read_text())
+            print(name, *measured, sep="\n  ", flush=True)
+            rows += measured
             write(args.out, rows, patches)
 
 
