@@ -12,7 +12,7 @@ TORCH_PIN := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements.lock)
 
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test check bench proto train lock clean
+.PHONY: setup demo test check bench bench-serve proto train lock clean
 
 setup: $(VENV)/.installed
 
@@ -47,6 +47,9 @@ train: setup
 
 bench: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+bench-serve: setup
+	$(BIN)/python benchmarks/serve.py --minutes 10
 
 proto: setup
 	$(BIN)/python infra/protoc.py

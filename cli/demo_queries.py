@@ -134,7 +134,9 @@ def locate_one(
 def request_for(image: StreetImage, setting: Setting) -> localization_service_pb2.LocalizeRequest:
     """The request that a client with this much knowledge would send."""
     request = localization_service_pb2.LocalizeRequest(
-        image=_street_image(image), max_candidate_patches=RANKED_PATCHES, request_id=image.image_id
+        image=_street_image(image),
+        max_candidate_patches=RANKED_PATCHES,
+        request_id=f"{setting.key}/{image.image_id}",
     )
     match setting.heading:
         case "known":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.errors import BadOption
 from cli.options import CheckpointOption
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ def evaluate(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit the checkpoint's calibration on the (single) city first.")
     ] = False,
+    calibration: Annotated[
+        bool,
+        typer.Option("--calibration", help="Compare what answers say with how right they are, by a store."),
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="--calibration: write the reliability diagram (SVG) to this file.")
+    ] = None,
     benchmark: Annotated[
         str | None,
         typer.Option(
@@ -83,13 +91,34 @@ def evaluate(
     chosen = {name: value for name, value in options.items() if value is not None}
     extra = {**chosen, "root": root, "hfov_deg": hfov_deg, "through_index": through_index or None}
     _check_mode(data, benchmark, calibrate=calibrate, extra=extra)
-    _check_folders(out, markdown)
+    _check_folders(out, markdown, plot)
+    if calibration:
+        if benchmark is not None or calibrate:
+            raise BadOption("--calibration", "goes with cities alone; leave --benchmark and --calibrate out")
+        _show_calibration(data or [], checkpoint, out, plot)
+        return
+    if plot is not None:
+        raise BadOption("--plot", "is the reliability diagram; give --calibration too")
     if benchmark is None or root is None:
         _evaluate_cities(data or [], checkpoint, out, markdown, calibrate=calibrate)
     else:
         _evaluate_benchmark(
             benchmark, root, chosen, checkpoint, out, markdown, hfov_deg=hfov_deg, through_index=through_index
         )
+
+
+def _show_calibration(data: list[Path], checkpoint: Path | None, out: Path | None, plot: Path | None) -> None:
+    from cli.evaluate_calibration import measure, show, write_json, write_plot
+    from cli.model_progress import labelled_bars
+    from clnet_model.checkpoint import SHIPPED, digest_of
+
+    with labelled_bars() as progress:
+        results = measure(data, checkpoint, progress=progress)
+    show(results)
+    if out is not None:
+        write_json(results, digest_of(checkpoint or SHIPPED), out)
+    if plot is not None:
+        write_plot(results, plot)
 
 
 def _check_mode(

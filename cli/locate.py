@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.errors import BadOption
 from cli.locate_prior import HALF_WIDTH_M, RADIUS_M, PriorOptions, position_prior
 from cli.options import CheckpointOption, Settings
 
@@ -93,6 +94,9 @@ def locate(
         list[str] | None, typer.Option(help="Search this region; may be repeated.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
+    as_geojson: Annotated[
+        bool, typer.Option("--geojson", help="Print the places as a GeoJSON FeatureCollection.")
+    ] = False,
 ) -> None:
     """Tell where a street image was taken.
 
@@ -102,6 +106,8 @@ def locate(
     from serving.locate import HeadingPrior, Query
     from serving.pb import answer_pb2
 
+    if as_json and as_geojson:
+        raise BadOption("--geojson", "goes not with --json; choose one")
     data = read_image(image)
     prior = PriorOptions(
         near=near,
@@ -127,9 +133,13 @@ def locate(
         from google.protobuf.json_format import MessageToJson
 
         typer.echo(MessageToJson(answer, preserving_proto_field_name=True))
+    if as_geojson:
+        from cli.locate_geojson import feature_collection
+
+        typer.echo(feature_collection(answer))
     if answer.status == answer_pb2.LOCALIZATION_STATUS_OUT_OF_COVERAGE:
         raise OutOfCoverage
-    if not as_json:
+    if not (as_json or as_geojson):
         show(answer)
 
 
@@ -140,7 +150,9 @@ def ask(
     from serving.client import Client
 
     if store is None:
-        with Client(server) as client:
+        settings = Settings()
+        key = settings.api_key.get_secret_value() if settings.api_key else None
+        with Client(server, api_key=key) as client:
             return client.localize(data, query)
     from clnet_model.encoder import load_encoder
     from clnet_model.preprocess import decode_image

@@ -12,6 +12,7 @@ from cli.explain import explain
 from cli.generations import drop, rollback
 from cli.ingest import ingest
 from cli.locate import locate
+from cli.new_key import new_key
 from cli.regions import regions
 from cli.serve import serve
 from cli.simulate import simulate
@@ -28,7 +29,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     for command in (
-        demo, simulate, ingest, regions, rollback, drop, serve, locate, train, evaluate, explain,
+        demo, simulate, ingest, regions, rollback, drop, serve, new_key, locate, train, evaluate, explain,
     ):  # fmt: skip
         app.command()(command)
     return app

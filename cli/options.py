@@ -35,7 +35,7 @@ CheckpointOption = Annotated[
 class Settings(BaseSettings):
     """Scale-out is settings alone: point these at a Qdrant server and at a Ray cluster."""
 
-    model_config = SettingsConfigDict(env_prefix="CLNET_")
+    model_config = SettingsConfigDict(env_prefix="CLNET_", env_ignore_empty=True)
 
     qdrant_url: str | None = None
     qdrant_api_key: SecretStr | None = None
@@ -44,6 +44,14 @@ class Settings(BaseSettings):
     qdrant_replicas: int | None = None
     """Copies of each part; 2 let one node fail."""
     ray_address: str | None = None
+    api_keys_file: Path | None = None
+    """TOML file of the service's API keys; see docs/serving.md."""
+    api_keys: SecretStr | None = None
+    """The same as a JSON list, where files are unhandy."""
+    api_key: SecretStr | None = None
+    """What the client commands present to a service."""
+    otlp_endpoint: str | None = None
+    """OpenTelemetry collector, e.g. http://127.0.0.1:4317; no traces when unset."""
 
 
 def open_store_from_options(store: Path, *, create: bool = False) -> Store:

@@ -8,7 +8,7 @@ import typer
 
 from cli.errors import BadOption
 from cli.generations import days, generation_json, show_generations
-from cli.options import DEFAULT_STORE, StoreOption, open_store_from_options
+from cli.options import DEFAULT_STORE, Settings, StoreOption, open_store_from_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,10 +44,11 @@ def regions(
 def list_regions(store: Path, server: str | None) -> list[Region]:
     """Regions by name."""
     from serving.client import Client
-    from serving.edge import region_message
+    from serving.region_messages import region_message
 
     if server is not None:
-        with Client(server) as client:
+        key = Settings().api_key
+        with Client(server, api_key=key.get_secret_value() if key else None) as client:
             return client.regions()
     with open_store_from_options(store) as index:
         return [region_message(region) for region in index.regions()]

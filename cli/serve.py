@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from serving.app import Service
+    from serving.auth import ApiKey
 
 
 def serve(
@@ -25,9 +27,35 @@ def serve(
     ingresses: Annotated[int, typer.Option(help="Ingress replicas.", min=1)] = 1,
     gpus: Annotated[float, typer.Option(help="GPUs for each encoder replica.", min=0.0)] = 0.0,
     timeout_s: Annotated[float, typer.Option(help="Longest time for one request, seconds.", min=0.1)] = 30.0,
+    max_encoders: Annotated[
+        int | None, typer.Option(help="Grow to this many encoders under load.", min=1, show_default=False)
+    ] = None,
+    max_ingresses: Annotated[
+        int | None, typer.Option(help="Grow to this many ingresses under load.", min=1, show_default=False)
+    ] = None,
+    max_waiting: Annotated[
+        int, typer.Option(help="Images in work at once for each ingress; more are refused.", min=1)
+    ] = 64,
+    drain_s: Annotated[
+        float, typer.Option(help="Longest wait for requests in progress when stopping.", min=0.0)
+    ] = 30.0,
+    haproxy: Annotated[
+        bool, typer.Option("--haproxy", help="HAProxy in front: for production, on Linux.")
+    ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Port of the Prometheus metrics.", min=1, max=65535, show_default=False),
+    ] = None,
+    audit_log: Annotated[
+        Path | None, typer.Option(help="Append a line of JSON for every call.", show_default=False)
+    ] = None,
+    trace_file: Annotated[
+        Path | None, typer.Option(help="Append trace spans as lines of JSON.", show_default=False)
+    ] = None,
 ) -> None:
     """Serve localization over gRPC until Ctrl-C or SIGTERM."""
     from serving.app import ServiceOptions, running
+    from serving.tracing import TraceSettings
 
     settings = Settings()
     options = ServiceOptions(
@@ -40,11 +68,24 @@ def serve(
         ray_address=settings.ray_address,
         timeout_s=timeout_s,
         encoder_replicas=encoders,
+        max_encoder_replicas=max_encoders,
         ingress_replicas=ingresses,
+        max_ingress_replicas=max_ingresses,
         encoder_gpus=gpus,
+        max_waiting=max_waiting,
+        drain_s=drain_s,
+        haproxy=haproxy,
+        metrics_port=metrics_port,
+        keys=api_keys(settings),
+        audit_log=audit_log,
+        traces=TraceSettings(
+            otlp_endpoint=settings.otlp_endpoint, file=trace_file.absolute() if trace_file else None
+        ),
     )
     for number in (signal.SIGINT, signal.SIGTERM):  # while starting: undo what was started
         signal.signal(number, _interrupt)  # SIGINT too: a shell's background job starts with it ignored
+    if public and not options.keys:
+        typer.echo("warning: all who reach this machine may locate; see CLNET_API_KEYS_FILE", err=True)
     typer.echo("starting the service …")
     with running(options) as service:
         stop = threading.Event()
@@ -57,6 +98,25 @@ def serve(
         stop.wait()
         typer.echo("stopping …")
     typer.echo("stopped")
+
+
+def api_keys(settings: Settings) -> tuple[ApiKey, ...]:
+    """The API keys of the environment; none when none are set.
+
+    Raises:
+        BadKeys: they cannot be read.
+        BadOption: they are set twice.
+    """
+    from cli.errors import BadOption
+    from serving.auth import keys_in_file, keys_in_text
+
+    if settings.api_keys_file is not None and settings.api_keys is not None:
+        raise BadOption("CLNET_API_KEYS", "is set beside CLNET_API_KEYS_FILE; keep one of them")
+    if settings.api_keys_file is not None:
+        return keys_in_file(settings.api_keys_file)
+    if settings.api_keys is not None:
+        return keys_in_text(settings.api_keys.get_secret_value(), "CLNET_API_KEYS")
+    return ()
 
 
 def announce(service: Service) -> None:

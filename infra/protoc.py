@@ -1,11 +1,14 @@
 """Generates `serving/pb/` from `proto/`, and checks the contract's style and the stubs' freshness.
 
     python infra/protoc.py            write the stubs
-    python infra/protoc.py --check    lint, and compare the stubs with what would be written; write nothing
+    python infra/protoc.py --check    lint, look for changes that break clients, compare the stubs with what
+                                      would be written; write nothing
+    python infra/protoc.py --release  make the contract of now the one that later ones must not break
 
 The lint rules are the part of buf's STANDARD and COMMENTS categories that this contract can break; where a
-`buf` program is on PATH its own lint runs too. Stubs keep the descriptor names of `proto/`, so that a client
-with stubs of its own can live in the same process; only their Python import path is moved to `serving.pb`.
+`buf` program is on PATH its own lint and breaking check run too. Stubs keep the descriptor names of `proto/`,
+so that a client with stubs of its own can live in the same process; only their Python import path is moved to
+`serving.pb`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pathlib import Path
 
 import google.type
 import grpc_tools  # type: ignore[import-untyped]
+from breaking import breaches
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
@@ -32,6 +36,7 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 STUBS = ROOT / "serving" / "pb"
+RELEASED = PROTO / "released.binpb"
 PACKAGE_PATH = "clnet/geoloc/v1"
 PACKAGE = PACKAGE_PATH.replace("/", ".")
 
@@ -59,13 +64,19 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="lint and compare, write nothing")
-    check = parser.parse_args().check
+    parser.add_argument("--release", action="store_true", help="write proto/released.binpb, nothing else")
+    options = parser.parse_args()
+    check = options.check
     with tempfile.TemporaryDirectory() as folder:
+        if options.release:
+            run_protoc(f"--descriptor_set_out={RELEASED}", "--include_imports")
+            return 0
         fresh = generate(Path(folder))
         if not check:
             install(fresh)
             return 0
-        problems = [*lint(describe(Path(folder) / "set.bin")), *lint_with_buf(Path(folder)), *stale(fresh)]
+        files = describe(Path(folder) / "set.bin")
+        problems = [*lint(files), *breaches(released(), files), *ask_buf(Path(folder)), *stale(fresh)]
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
@@ -130,6 +141,12 @@ def describe(path: Path) -> list[FileDescriptorProto]:
     """Descriptors of the contract's files, with their comments."""
     run_protoc(f"--descriptor_set_out={path}", "--include_source_info")
     return list(FileDescriptorSet.FromString(path.read_bytes()).file)
+
+
+def released() -> list[FileDescriptorProto]:
+    """The contract as it was last released."""
+    files = FileDescriptorSet.FromString(RELEASED.read_bytes()).file
+    return [file for file in files if file.name.startswith(PACKAGE_PATH)]
 
 
 def lint(files: list[FileDescriptorProto]) -> Iterator[str]:
@@ -248,21 +265,26 @@ version: v2
 modules:
   - path: proto
     lint: {use: [STANDARD, COMMENTS]}
+    breaking: {use: [FILE]}
   - path: googleapis
     lint: {ignore: [googleapis]}
 """
 
 
-def lint_with_buf(folder: Path) -> Iterator[str]:
+def ask_buf(folder: Path) -> Iterator[str]:
     """What buf itself says, where it is installed (npm package @bufbuild/buf); nothing elsewhere."""
     buf = shutil.which("buf")
     if buf is None:
         return
     workspace = folder / "buf"
     shutil.copytree(PROTO, workspace / "proto")
-    shutil.copytree(GOOGLEAPIS / "google" / "type", workspace / "googleapis/google/type", ignore=only_protos)
+    for part in ("type", "rpc"):
+        shutil.copytree(
+            GOOGLEAPIS / "google" / part, workspace / "googleapis/google" / part, ignore=only_protos
+        )
     (workspace / "buf.yaml").write_text(BUF_WORKSPACE)
-    for command in (["lint"], ["format", "--diff", "--exit-code", "proto"]):
+    against = ["breaking", "proto", "--against", str(RELEASED), "--exclude-imports"]
+    for command in (["lint"], ["format", "--diff", "--exit-code", "proto"], against):
         done = subprocess.run([buf, *command], cwd=workspace, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             yield f"buf {command[0]}: {(done.stdout + done.stderr).strip()}"

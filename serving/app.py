@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,16 @@ import grpc
 import ray
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ray import serve
-from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
+from ray.serve.config import AutoscalingConfig, HTTPOptions, ProxyLocation, gRPCOptions
 from ray.serve.schema import LoggingConfig
 
-from serving.deployments import EncoderReplica, IndexReplica, Ingress
+from serving.auth import ApiKey
 from serving.errors import AlreadyServing, NotReady, PortInUse
-from serving.locate import Index
+from serving.gate import GateSettings
+from serving.ingress import Ingress
+from serving.regions import RegionStore
+from serving.replicas import EncoderReplica, IndexReplica
+from serving.tracing import TraceSettings
 from spatial_index.records import RegionInfo
 from spatial_index.store import open_store
 
@@ -39,6 +43,14 @@ DEFAULT_PORT = 50051
 APPLICATION = "clnet-geoloc"
 MAX_MESSAGE_BYTES = 24 * 2**20  # the largest image, 20 MB, with room for the largest polygon
 READY_TIMEOUT_S = 120.0
+HEALTH_CHECK_S = 2.0  # how soon a replica that hangs is noticed; one whose process ends is noticed at once
+
+# Read by Ray's processes when they start. Without the last one, stopping takes 30 s.
+HAPROXY_ENVIRONMENT = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+}
 
 SERVICERS = (
     "serving.pb.localization_service_pb2_grpc.add_LocalizationServiceServicer_to_server",
@@ -68,9 +80,23 @@ class ServiceOptions:
     max_batch: int = 48
     """Most canvases embedded at once; a photo of unknown heading is 24."""
     max_waiting: int = 64
-    """Requests that may wait for the ingress; more are refused with RESOURCE_EXHAUSTED."""
+    """Images that one ingress replica works on at once; more are refused with RESOURCE_EXHAUSTED."""
+    drain_s: float = 30.0
+    """Longest time that stopping waits for requests in progress."""
     encoder_replicas: int = 1
+    max_encoder_replicas: int | None = None
+    """Grow up to this many under load; None: `encoder_replicas`, always."""
     ingress_replicas: int = 1
+    max_ingress_replicas: int | None = None
+    """Grow up to this many under load; None: `ingress_replicas`, always."""
+    haproxy: bool = False
+    """HAProxy in front instead of Serve's own proxy: several times the throughput, for production."""
+    metrics_port: int | None = None
+    """Prometheus metrics of this machine; None: any port, unless Ray is set up elsewhere."""
+    keys: tuple[ApiKey, ...] = ()
+    """Without any, anybody may locate and nobody may administer."""
+    audit_log: Path | None = None
+    traces: TraceSettings = field(default_factory=TraceSettings)
     encoder_threads: int | None = None
     """None: all cores."""
     encoder_gpus: float = 0.0
@@ -125,11 +151,11 @@ def start_service(options: ServiceOptions) -> Service:
     port = options.port or free_port()
     check_port(port)
     digest, regions = check_parts(options)
-    owns_ray = start_ray(options.ray_address)
+    owns_ray = start_ray(options)
     service = Service(port=port, model_digest=digest, regions=regions, owns_ray=owns_ray)
     try:
         with quiet_driver():
-            deploy(options, port)
+            deploy(application(options), options, port)
         wait_until_serving(service.target, READY_TIMEOUT_S)
     except AlreadyServing:
         if owns_ray:
@@ -150,7 +176,7 @@ def check_parts(options: ServiceOptions) -> tuple[str, tuple[RegionInfo, ...]]:
         return digest, tuple(store.regions())
 
 
-def start_ray(address: str | None) -> bool:
+def start_ray(options: ServiceOptions) -> bool:
     """Connect to Ray, starting it on this machine if need be; True when it must be stopped afterwards.
 
     Raises:
@@ -160,7 +186,9 @@ def start_ray(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local: dict[str, Any] = {"include_dashboard": False}
+    os.environ |= HAPROXY_ENVIRONMENT if options.haproxy else {}
+    address = options.ray_address
+    local: dict[str, Any] = {"include_dashboard": False, "_metrics_export_port": options.metrics_port}
     try:
         ray.init(
             address=address or "local",
@@ -175,7 +203,7 @@ def start_ray(address: str | None) -> bool:
     return True
 
 
-def deploy(options: ServiceOptions, port: int) -> None:
+def deploy(app: serve.Application, options: ServiceOptions, port: int) -> None:
     """Start Serve's proxy on the port and the application behind it.
 
     Raises:
@@ -186,14 +214,14 @@ def deploy(options: ServiceOptions, port: int) -> None:
         raise AlreadyServing
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
-        http_options=HTTPOptions(host="127.0.0.1", port=free_port()),
+        http_options=HTTPOptions(host=http_host(options), port=free_port()),
         grpc_options=gRPCOptions(port=port, grpc_servicer_functions=list(SERVICERS)),
         logging_config=quiet(),
         controller_options={"runtime_env": {"env_vars": serve_environment()}},
     )
     try:
         # Without a route the gRPC proxy does not know the application either; HTTP has a loopback port.
-        serve.run(application(options), name=APPLICATION, route_prefix="/unused")
+        serve.run(app, name=APPLICATION, route_prefix="/unused")
     except RuntimeError as error:
         raise NotReady(last_line(str(error))) from error
 
@@ -208,38 +236,77 @@ def application(options: ServiceOptions) -> serve.Application:
 
 
 def build_application(
-    options: ServiceOptions, *, load: Callable[[], Encoder], open_index: Callable[[], Index]
+    options: ServiceOptions, *, load: Callable[[], Encoder], open_index: Callable[[], RegionStore]
 ) -> serve.Application:
     """The deployments around any encoder and index; both functions run inside their replicas."""
-    stopping: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.2, "graceful_shutdown_timeout_s": 10.0}
+    stopping: dict[str, Any] = {
+        "graceful_shutdown_wait_loop_s": 0.2,
+        "graceful_shutdown_timeout_s": options.drain_s,
+    }
     threads = str(options.encoder_threads or os.cpu_count() or 1)
+    # The ingress refuses with details what is too much for it; Serve's own limits stand behind that.
+    room = 4 * options.max_waiting
     encoder = serve.deployment(
         name="Encoder",
-        num_replicas=options.encoder_replicas,
-        max_ongoing_requests=options.max_waiting,
+        **replicas(options.encoder_replicas, options.max_encoder_replicas, busy=options.max_batch / 4),
+        max_ongoing_requests=room,
+        health_check_period_s=HEALTH_CHECK_S,
         **stopping,
         ray_actor_options={
             "num_cpus": 0.1,
             "num_gpus": options.encoder_gpus,
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
         },
-    )(EncoderReplica).bind(load, max_batch=options.max_batch)
+    )(EncoderReplica).bind(load, max_batch=options.max_batch, traces=options.traces)
     index = serve.deployment(
         name="Index",
         num_replicas=1,
-        max_ongoing_requests=options.max_waiting,
+        max_ongoing_requests=room,
+        health_check_period_s=HEALTH_CHECK_S,
         **stopping,
         ray_actor_options={"num_cpus": 0.1},
-    )(IndexReplica).bind(open_index)
+    )(IndexReplica).bind(open_index, traces=options.traces)
+    gate = GateSettings(
+        public=options.public,
+        keys=options.keys,
+        audit_log=options.audit_log.absolute() if options.audit_log else None,
+        traces=options.traces,
+        replicas=options.max_ingress_replicas or options.ingress_replicas,
+    )
     ingress: serve.Application = serve.deployment(
         name="Ingress",
-        num_replicas=options.ingress_replicas,
-        max_ongoing_requests=options.max_waiting,
-        max_queued_requests=options.max_waiting,
+        **replicas(options.ingress_replicas, options.max_ingress_replicas, busy=options.max_waiting / 4),
+        max_ongoing_requests=room,
+        max_queued_requests=room,
+        health_check_period_s=HEALTH_CHECK_S,
         **stopping,
         ray_actor_options={"num_cpus": 0.1},
-    )(Ingress).bind(encoder, index, public=options.public, timeout_s=options.timeout_s)
+    )(Ingress).bind(encoder, index, gate=gate, timeout_s=options.timeout_s, max_inside=options.max_waiting)
     return ingress
+
+
+def replicas(least: int, most: int | None, *, busy: float) -> dict[str, Any]:
+    """How many replicas a deployment has: a fixed number, or as many as keep each below `busy` requests at
+    once.
+
+    They grow within seconds and shrink after minutes: an encoder takes seconds to load, and idling costs
+    little.
+    """
+    if most is None or most <= least:
+        return {"num_replicas": least}
+    config = AutoscalingConfig(
+        min_replicas=least,
+        max_replicas=most,
+        target_ongoing_requests=max(1.0, busy),
+        upscale_delay_s=5.0,
+        downscale_delay_s=300.0,
+    )
+    return {"autoscaling_config": config}
+
+
+def http_host(options: ServiceOptions) -> str:
+    """Where Serve's HTTP side listens; nobody uses it, but HAProxy binds gRPC to the same address."""
+    return "0.0.0.0" if options.haproxy and options.public else "127.0.0.1"
 
 
 def load_encoder_of(checkpoint: Path | None) -> Encoder:
@@ -249,14 +316,18 @@ def load_encoder_of(checkpoint: Path | None) -> Encoder:
     return load_encoder(checkpoint)
 
 
-def open_index_of(options: ServiceOptions) -> Index:
+def open_index_of(options: ServiceOptions) -> RegionStore:
     """The store, opened inside its replica."""
     return open_store(directory=options.store, url=options.store_url, api_key=options.store_api_key)
 
 
 def serve_environment() -> dict[str, str]:
     """Settings of Serve that exist as environment variables alone; the proxy reads them when it starts."""
-    return {"RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES), "RAY_USAGE_STATS_ENABLED": "0"}
+    return {
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES),
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 s are too few on a busy machine
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
 
 
 def quiet() -> LoggingConfig:

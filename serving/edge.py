@@ -5,32 +5,24 @@ Knows protobuf and the values of the core; knows nothing of Ray.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
-from google.type.latlng_pb2 import LatLng
 
 from serving.errors import InvalidRequest
 from serving.fuse import Hypothesis, RankedPatch, Status
 from serving.locate import Answer, HeadingPrior, Query
 from serving.pb import (
     answer_pb2,
-    geometry_pb2,
     image_pb2,
     localization_service_pb2,
     prior_pb2,
-    region_service_pb2,
 )
-from serving.prior_messages import lat_lng, message_of, polygons_of, prior_from, timestamp
-from spatial_index.records import RegionInfo
+from serving.prior_messages import lat_lng, message_of, prior_from
 
 MAX_REGIONS = 100
 MAX_NAME_LENGTH = 128
-MAX_PAGE_SIZE = 1000
-DEFAULT_PAGE_SIZE = 100
 
 STATUSES = {
     Status.LOCALIZED: answer_pb2.LOCALIZATION_STATUS_LOCALIZED,
@@ -48,14 +40,14 @@ def query_from(request: localization_service_pb2.LocalizeRequest) -> Query:
         spatial_index.errors.BadPrior: the position prior cannot mean a place.
     """
     hfov_deg, pitch_deg = _camera_from(request.image)
-    _check_names(request)
+    check_lengths(request, "request_id", "model_digest")
     defaults = Query()
     return Query(
         hfov_deg=hfov_deg,
         pitch_deg=pitch_deg,
         heading=_heading_from(request.heading_prior) if request.HasField("heading_prior") else None,
         prior=prior_from(request.position_prior) if request.HasField("position_prior") else None,
-        regions=tuple(request.regions),
+        regions=region_names(request.regions),
         max_hypotheses=_given(request, "max_hypotheses", defaults.max_hypotheses),
         max_patches=_given(request, "max_candidate_patches", defaults.max_patches),
     )
@@ -91,25 +83,6 @@ def response_from(answer: Answer) -> localization_service_pb2.LocalizeResponse:
         timings=localization_service_pb2.StageTimings(
             **{f"{stage}_ms": spent_ms for stage, spent_ms in answer.timings_ms.items()}
         ),
-    )
-
-
-def page_of(
-    regions: Iterable[RegionInfo], request: region_service_pb2.ListRegionsRequest
-) -> region_service_pb2.ListRegionsResponse:
-    """The page of regions that a request asks for; a page token is the name that the page starts after.
-
-    Raises:
-        InvalidRequest: a bad page size or a token that this service never gave.
-    """
-    size = _given(request, "page_size", DEFAULT_PAGE_SIZE)
-    if not 1 <= size <= MAX_PAGE_SIZE:
-        raise InvalidRequest("page_size", f"is {size}", f"give 1 to {MAX_PAGE_SIZE}")
-    after = _name_in(request.page_token)
-    rest = [region for region in sorted(regions, key=lambda region: region.name) if region.name > after]
-    return region_service_pb2.ListRegionsResponse(
-        regions=[region_message(region) for region in rest[:size]],
-        next_page_token=_token_for(rest[size - 1].name) if len(rest) > size else "",
     )
 
 
@@ -151,13 +124,27 @@ def _perspective_from(camera: image_pb2.PerspectiveCamera) -> tuple[float, float
     return camera.hfov_deg, camera.pitch_deg
 
 
-def _check_names(request: localization_service_pb2.LocalizeRequest) -> None:
-    if len(request.regions) > MAX_REGIONS:
-        raise InvalidRequest("regions", f"has {len(request.regions)} names", f"give at most {MAX_REGIONS}")
-    for field in ("request_id", "model_digest"):
+def check_lengths(request: Message, *fields: str) -> None:
+    """Refuse names of a request that are longer than any name is.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    for field in fields:
         length = len(getattr(request, field))
         if length > MAX_NAME_LENGTH:
             raise InvalidRequest(field, f"has {length} characters", f"give at most {MAX_NAME_LENGTH}")
+
+
+def region_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The regions that a request names.
+
+    Raises:
+        InvalidRequest: too many.
+    """
+    if len(names) > MAX_REGIONS:
+        raise InvalidRequest("regions", f"has {len(names)} names", f"give at most {MAX_REGIONS}")
+    return tuple(names)
 
 
 def _heading_from(prior: prior_pb2.HeadingPrior) -> HeadingPrior:
@@ -201,39 +188,6 @@ def _patch(patch: RankedPatch) -> answer_pb2.CandidatePatch:
         probability=patch.probability,
         heading_deg=patch.heading_deg,
     )
-
-
-def region_message(region: RegionInfo) -> region_service_pb2.Region:
-    """A region as clients get it."""
-    west, south, east, north = region.coverage.bounds
-    return region_service_pb2.Region(
-        name=region.name,
-        generation=region.generation,
-        model_digest=region.model_digest,
-        vector_dimension=region.dim,
-        zoom=region.zoom,
-        side_m=region.side_m,
-        patch_count=region.patches,
-        bounds=geometry_pb2.BoundingBox(
-            south_west=LatLng(latitude=south, longitude=west),
-            north_east=LatLng(latitude=north, longitude=east),
-        ),
-        coverage=polygons_of(region.coverage),
-        create_time=timestamp(region.created_at),
-        imagery_start_time=timestamp(region.imagery_from),
-        imagery_end_time=timestamp(region.imagery_to),
-    )
-
-
-def _token_for(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode()
-
-
-def _name_in(token: str) -> str:
-    try:
-        return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeError) as error:
-        raise InvalidRequest("page_token", "is not one of ours", "start again without a token") from error
 
 
 def _given(message: Message, field: str, default: int) -> int:

@@ -1,36 +1,31 @@
-"""Errors of the serving room, and the one table that turns every room's errors into gRPC codes.
+"""Errors of the serving room. What a client is told about them stands in `serving.refusals`.
 
 ServingError
-├── InvalidRequest     a request field that is missing or outside its limit
-├── WrongModel         the client expects another model than the one that serves
-├── DeadlineExceeded   the request's time budget has passed
-├── Overloaded         more requests than the service takes
-├── Unready            a part of the service is down or starting
-├── UnknownService     health of a service that is not ours
-├── PeerRefused        a caller from outside while the service is for this machine alone
-├── PortInUse          the port is taken by another program
-├── AlreadyServing     this Ray cluster runs the service already
-├── NotReady           the service did not come up in time
-├── CallFailed         the server answered a client with an error
-└── OutOfCoverage      told to a person: nothing is indexed where they look
+├── InvalidRequest       a request field that is missing or outside its limit
+├── RequestIdReused      a request id that came before with another content
+├── WrongModel           the client expects another model than the one that serves
+├── UnfinishedGeneration a build that cannot be made live yet
+├── LiveChanged          another build is live than the client takes to be
+├── DeadlineExceeded     the request's time budget has passed
+├── StreamIdle           a sequence on which no image comes any more
+├── Overloaded           more requests than the service takes
+├── QuotaExceeded        more requests than the key may send
+├── Unready              a part of the service is down or starting
+├── Unauthenticated      no API key, or an unknown one
+├── ScopeMissing         an API key that does not allow the call
+├── UnknownService       health of a service that is not ours
+├── PeerRefused          a caller from outside while the service is for this machine alone
+├── BadKeys              settings of API keys that cannot be read
+├── PortInUse            the port is taken by another program
+├── AlreadyServing       this Ray cluster runs the service already
+├── NotReady             the service did not come up in time
+├── CallFailed           the server answered a client with an error
+└── OutOfCoverage        told to a person: nothing is indexed where they look
 
 All arguments are positional and kept in `args`, so that errors survive pickling between processes.
 """
 
 from __future__ import annotations
-
-import re
-from dataclasses import dataclass
-
-import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc import error_details_pb2, status_pb2
-
-from clnet_model.errors import BadCamera, BadCheckpoint, BadImage, ModelError
-from spatial_index import errors as index_errors
-
-ERROR_DOMAIN = "clnet-geoloc"
-DETAILS_KEY = "grpc-status-details-bin"  # gRPC richer error model: google.rpc.Status in the trailing metadata
 
 
 class ServingError(Exception):
@@ -50,6 +45,17 @@ class InvalidRequest(ServingError):
         return f"{self.field} {self.problem}; {self.remedy}"
 
 
+class RequestIdReused(ServingError):
+    """A request id names one request, not two."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(request_id)
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"request_id {self.request_id!r} came before with another content; give each request its own"
+
+
 class WrongModel(ServingError):
     """The client's vectors or expectations belong to another model."""
 
@@ -65,6 +71,38 @@ class WrongModel(ServingError):
         )
 
 
+class UnfinishedGeneration(ServingError):
+    """A build that was never complete has not passed its ingest's checks."""
+
+    def __init__(self, region: str, generation: str) -> None:
+        super().__init__(region, generation)
+        self.region = region
+        self.generation = generation
+
+    def __str__(self) -> str:
+        return (
+            f"generation {self.generation!r} of region {self.region!r} is not complete; "
+            "its ingest makes it live once it is"
+        )
+
+
+class LiveChanged(ServingError):
+    """The client decided on a state that is no longer."""
+
+    def __init__(self, region: str, expected: str, live: str | None) -> None:
+        super().__init__(region, expected, live)
+        self.region = region
+        self.expected = expected
+        self.live = live
+
+    def __str__(self) -> str:
+        live = f"generation {self.live!r}" if self.live else "no generation"
+        return (
+            f"{live} of region {self.region!r} is live, not {self.expected[:64]!r}; "
+            "look again and decide anew"
+        )
+
+
 class DeadlineExceeded(ServingError):
     """The request's time budget has passed."""
 
@@ -76,18 +114,75 @@ class DeadlineExceeded(ServingError):
         return f"no answer within {self.timeout_s:g} s; give a larger timeout_s or narrow the priors"
 
 
-class Overloaded(ServingError):
+class StreamIdle(ServingError):
+    """A stream on which nothing comes holds a place that others could use."""
+
+    def __init__(self, idle_s: float) -> None:
+        super().__init__(idle_s)
+        self.idle_s = idle_s
+
+    def __str__(self) -> str:
+        return f"no image came for {self.idle_s:g} s; begin a new stream"
+
+
+class _TryLater(ServingError):
+    """Refused now; trying again after `retry_after_s` seconds may help."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(_TryLater):
     """More requests wait than the service takes."""
 
     def __str__(self) -> str:
-        return "too many requests are waiting; try again in a second"
+        return f"too many requests are waiting; try again in {self.retry_after_s:.1f} s"
 
 
-class Unready(ServingError):
+class QuotaExceeded(_TryLater):
+    """The key has sent more requests than it may."""
+
+    def __init__(self, retry_after_s: float, key: str, requests_per_minute: float) -> None:
+        super().__init__(retry_after_s)
+        self.args = (retry_after_s, key, requests_per_minute)
+        self.key = key
+        self.requests_per_minute = requests_per_minute
+
+    def __str__(self) -> str:
+        return (
+            f"key {self.key!r} may send {self.requests_per_minute:g} requests a minute; try again in "
+            f"{self.retry_after_s:.1f} s"
+        )
+
+
+class Unready(_TryLater):
     """A part of the service is down or starting."""
+
+    def __init__(self, retry_after_s: float = 2.0) -> None:
+        super().__init__(retry_after_s)
 
     def __str__(self) -> str:
         return "a part of the service is not available; try again in a few seconds"
+
+
+class Unauthenticated(ServingError):
+    """The service does not know who calls."""
+
+    def __str__(self) -> str:
+        return "no valid API key; send one in the metadata as `authorization: Bearer KEY`"
+
+
+class ScopeMissing(ServingError):
+    """The caller is known and may not do this."""
+
+    def __init__(self, caller: str, scope: str) -> None:
+        super().__init__(caller, scope)
+        self.caller = caller
+        self.scope = scope
+
+    def __str__(self) -> str:
+        return f"{self.caller} lacks the scope {self.scope!r}; use a key that has it"
 
 
 class UnknownService(ServingError):
@@ -110,6 +205,19 @@ class PeerRefused(ServingError):
 
     def __str__(self) -> str:
         return "this service answers callers on its own machine only; start it with --public to open it"
+
+
+class BadKeys(ServingError):
+    """Settings of API keys that cannot be read; they are never half-used."""
+
+    def __init__(self, place: str, problem: str, remedy: str) -> None:
+        super().__init__(place, problem, remedy)
+        self.place = place
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"API keys in {self.place}: {self.problem}; {self.remedy}"
 
 
 class PortInUse(ServingError):
@@ -159,88 +267,3 @@ class OutOfCoverage(ServingError):
 
     def __str__(self) -> str:
         return "no indexed patch lies in the position prior; `clnet regions` lists what is indexed"
-
-
-# The first row whose class fits decides. INTERNAL means a bug or damage on our side; its text stays with us.
-CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
-    (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
-    (WrongModel, grpc.StatusCode.FAILED_PRECONDITION),
-    (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (Unready, grpc.StatusCode.UNAVAILABLE),
-    (UnknownService, grpc.StatusCode.NOT_FOUND),
-    (PeerRefused, grpc.StatusCode.PERMISSION_DENIED),
-    (BadImage, grpc.StatusCode.INVALID_ARGUMENT),
-    (BadCamera, grpc.StatusCode.INVALID_ARGUMENT),
-    (BadCheckpoint, grpc.StatusCode.FAILED_PRECONDITION),
-    (index_errors.BadPrior, grpc.StatusCode.INVALID_ARGUMENT),
-    (index_errors.BadRegionName, grpc.StatusCode.INVALID_ARGUMENT),
-    (index_errors.UnknownRegion, grpc.StatusCode.NOT_FOUND),
-    (index_errors.UnknownGeneration, grpc.StatusCode.NOT_FOUND),
-    (index_errors.ModelMismatch, grpc.StatusCode.FAILED_PRECONDITION),
-    (index_errors.StoreMissing, grpc.StatusCode.FAILED_PRECONDITION),
-    (index_errors.StoreInUse, grpc.StatusCode.UNAVAILABLE),
-    (index_errors.StoreUnavailable, grpc.StatusCode.UNAVAILABLE),
-    (index_errors.SpatialIndexError, grpc.StatusCode.INTERNAL),
-    (ModelError, grpc.StatusCode.INTERNAL),
-    (ServingError, grpc.StatusCode.INTERNAL),
-)
-HIDDEN = "the service failed to answer; the operator's log says why"
-
-# Where the field that is at fault stands in LocalizeRequest, for errors that do not know it themselves.
-FIELDS: tuple[tuple[type[Exception], str], ...] = (
-    (BadImage, "image.data"),
-    (BadCamera, "image.perspective"),
-    (index_errors.BadRegionName, "regions"),
-    (index_errors.UnknownRegion, "regions"),
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Refusal:
-    """An error as a client sees it."""
-
-    code: grpc.StatusCode
-    message: str
-    reason: str
-    """Name of the error in UPPER_SNAKE_CASE; stable, for programs."""
-    field: str | None = None
-
-    def trailing_metadata(self) -> list[tuple[str, bytes]]:
-        """google.rpc.Status with ErrorInfo, and BadRequest where the field is known."""
-        status = status_pb2.Status(code=self.code.value[0], message=self.message)
-        status.details.append(_packed(error_details_pb2.ErrorInfo(reason=self.reason, domain=ERROR_DOMAIN)))
-        if self.field is not None:
-            violation = error_details_pb2.BadRequest.FieldViolation(
-                field=self.field, description=self.message
-            )
-            status.details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
-        return [(DETAILS_KEY, status.SerializeToString())]
-
-
-def refusal_of(error: BaseException) -> Refusal:
-    """What a client is told about an error: the family's own message, and nothing at all of anything else."""
-    code = next((code for kind, code in CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
-    if code is grpc.StatusCode.INTERNAL:
-        return Refusal(code=code, message=HIDDEN, reason="INTERNAL")
-    return Refusal(code=code, message=str(error), reason=_reason_of(error), field=_field_of(error))
-
-
-def _reason_of(error: BaseException) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).upper()
-
-
-def _field_of(error: BaseException) -> str | None:
-    match error:
-        case InvalidRequest():
-            return error.field
-        case index_errors.BadPrior():
-            return f"position_prior.{error.field}"
-        case _:
-            return next((field for kind, field in FIELDS if isinstance(error, kind)), None)
-
-
-def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> AnyMessage:
-    packed = AnyMessage()
-    packed.Pack(message)
-    return packed

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clnet_model.calibration import Calibration
+from clnet_model.calibration import Calibration, ViewCalibration
 from clnet_model.preprocess import CanvasSpec, Panorama, Perspective, Pixels, roll_canvas, to_canvas
 from clnet_model.turning import turned
 from serving.errors import InvalidRequest
@@ -226,10 +226,7 @@ def conclude(
     fusion = fuse(
         evidence,
         prior=query.prior,
-        calibration=calibration.at(
-            query.hfov_deg or 360.0,
-            heading_known=not covers_circle(query.heading, calibration.heading_step_deg),
-        ),
+        calibration=calibration_for(query, calibration),
         max_hypotheses=query.max_hypotheses,
     )
     return Answer(
@@ -242,6 +239,12 @@ def conclude(
         plan=inside.plan,
         searched_patches=inside.candidates,
     )
+
+
+def calibration_for(query: Query, calibration: Calibration) -> ViewCalibration:
+    """What similarities mean for such a query."""
+    heading_known = not covers_circle(query.heading, calibration.heading_step_deg)
+    return calibration.at(query.hfov_deg or 360.0, heading_known=heading_known)
 
 
 def _camera(query: Query, heading_deg: float) -> Panorama | Perspective:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+import numpy as np
 import shapely
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.latlng_pb2 import LatLng
@@ -21,7 +22,7 @@ from serving.errors import InvalidRequest
 from serving.pb import geometry_pb2, prior_pb2
 from spatial_index.errors import BadPrior
 from spatial_index.geojson import from_bbox
-from spatial_index.outlines import MAX_VERTICES
+from spatial_index.outlines import MAX_VERTICES, check_coordinates
 from spatial_index.priors import (
     MAX_LEAVES,
     AllOf,
@@ -196,6 +197,8 @@ def _area_from(polygon: geometry_pb2.Polygon, path: str) -> Area:
         raise InvalidRequest(
             f"{path}.polygons.rings", "is not an area", "give rings of at least three positions"
         )
+    # GEOS cannot close a ring of NaN, and says so in its own words.
+    check_coordinates("polygon.vertices", np.array([pair for ring in rings for pair in ring]))
     return Area(rings[0], rings[1:])
 
 

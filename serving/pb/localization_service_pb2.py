@@ -23,23 +23,36 @@ _sym_db = _symbol_database.Default()
 
 
 from serving.pb import answer_pb2 as clnet_dot_geoloc_dot_v1_dot_answer__pb2
+from serving.pb import coverage_pb2 as clnet_dot_geoloc_dot_v1_dot_coverage__pb2
+from serving.pb import geometry_pb2 as clnet_dot_geoloc_dot_v1_dot_geometry__pb2
 from serving.pb import image_pb2 as clnet_dot_geoloc_dot_v1_dot_image__pb2
 from serving.pb import prior_pb2 as clnet_dot_geoloc_dot_v1_dot_prior__pb2
+from serving.pb import track_pb2 as clnet_dot_geoloc_dot_v1_dot_track__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*clnet/geoloc/v1/localization_service.proto\x12\x0f\x63lnet.geoloc.v1\x1a\x1c\x63lnet/geoloc/v1/answer.proto\x1a\x1b\x63lnet/geoloc/v1/image.proto\x1a\x1b\x63lnet/geoloc/v1/prior.proto\"\xa5\x03\n\x0fLocalizeRequest\x12+\n\x05image\x18\x01 \x01(\x0b\x32\x1c.clnet.geoloc.v1.StreetImage\x12\x34\n\rheading_prior\x18\x02 \x01(\x0b\x32\x1d.clnet.geoloc.v1.HeadingPrior\x12\x36\n\x0eposition_prior\x18\x03 \x01(\x0b\x32\x1e.clnet.geoloc.v1.PositionPrior\x12\x0f\n\x07regions\x18\x04 \x03(\t\x12\x1b\n\x0emax_hypotheses\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\"\n\x15max_candidate_patches\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x19\n\x0cmodel_digest\x18\x07 \x01(\tH\x02\x88\x01\x01\x12\x17\n\nrequest_id\x18\x08 \x01(\tH\x03\x88\x01\x01\x12\x16\n\ttimeout_s\x18\t \x01(\x01H\x04\x88\x01\x01\x42\x11\n\x0f_max_hypothesesB\x18\n\x16_max_candidate_patchesB\x0f\n\r_model_digestB\r\n\x0b_request_idB\x0c\n\n_timeout_s\"\x94\x03\n\x10LocalizeResponse\x12\x33\n\x06status\x18\x01 \x01(\x0e\x32#.clnet.geoloc.v1.LocalizationStatus\x12/\n\nhypotheses\x18\x02 \x03(\x0b\x32\x1b.clnet.geoloc.v1.Hypothesis\x12:\n\x11\x63\x61ndidate_patches\x18\x03 \x03(\x0b\x32\x1f.clnet.geoloc.v1.CandidatePatch\x12\x16\n\x0eprior_conflict\x18\x04 \x01(\x08\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\x12\x30\n\x0bgenerations\x18\x06 \x03(\x0b\x32\x1b.clnet.geoloc.v1.Generation\x12\x0c\n\x04plan\x18\x07 \x01(\t\x12\x18\n\x10searched_patches\x18\x08 \x01(\x03\x12.\n\x07timings\x18\t \x01(\x0b\x32\x1d.clnet.geoloc.v1.StageTimings\x12\x17\n\nrequest_id\x18\n \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_request_id\"}\n\x0cStageTimings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x11\n\tcanvas_ms\x18\x02 \x01(\x01\x12\x11\n\tencode_ms\x18\x03 \x01(\x01\x12\x11\n\tsearch_ms\x18\x04 \x01(\x01\x12\x0f\n\x07\x66use_ms\x18\x05 \x01(\x01\x12\x10\n\x08total_ms\x18\x06 \x01(\x01\x32\x66\n\x13LocalizationService\x12O\n\x08Localize\x12 .clnet.geoloc.v1.LocalizeRequest\x1a!.clnet.geoloc.v1.LocalizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*clnet/geoloc/v1/localization_service.proto\x12\x0f\x63lnet.geoloc.v1\x1a\x1c\x63lnet/geoloc/v1/answer.proto\x1a\x1e\x63lnet/geoloc/v1/coverage.proto\x1a\x1e\x63lnet/geoloc/v1/geometry.proto\x1a\x1b\x63lnet/geoloc/v1/image.proto\x1a\x1b\x63lnet/geoloc/v1/prior.proto\x1a\x1b\x63lnet/geoloc/v1/track.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xa5\x03\n\x0fLocalizeRequest\x12+\n\x05image\x18\x01 \x01(\x0b\x32\x1c.clnet.geoloc.v1.StreetImage\x12\x34\n\rheading_prior\x18\x02 \x01(\x0b\x32\x1d.clnet.geoloc.v1.HeadingPrior\x12\x36\n\x0eposition_prior\x18\x03 \x01(\x0b\x32\x1e.clnet.geoloc.v1.PositionPrior\x12\x0f\n\x07regions\x18\x04 \x03(\t\x12\x1b\n\x0emax_hypotheses\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\"\n\x15max_candidate_patches\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x19\n\x0cmodel_digest\x18\x07 \x01(\tH\x02\x88\x01\x01\x12\x17\n\nrequest_id\x18\x08 \x01(\tH\x03\x88\x01\x01\x12\x16\n\ttimeout_s\x18\t \x01(\x01H\x04\x88\x01\x01\x42\x11\n\x0f_max_hypothesesB\x18\n\x16_max_candidate_patchesB\x0f\n\r_model_digestB\r\n\x0b_request_idB\x0c\n\n_timeout_s\"\x94\x03\n\x10LocalizeResponse\x12\x33\n\x06status\x18\x01 \x01(\x0e\x32#.clnet.geoloc.v1.LocalizationStatus\x12/\n\nhypotheses\x18\x02 \x03(\x0b\x32\x1b.clnet.geoloc.v1.Hypothesis\x12:\n\x11\x63\x61ndidate_patches\x18\x03 \x03(\x0b\x32\x1f.clnet.geoloc.v1.CandidatePatch\x12\x16\n\x0eprior_conflict\x18\x04 \x01(\x08\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\x12\x30\n\x0bgenerations\x18\x06 \x03(\x0b\x32\x1b.clnet.geoloc.v1.Generation\x12\x0c\n\x04plan\x18\x07 \x01(\t\x12\x18\n\x10searched_patches\x18\x08 \x01(\x03\x12.\n\x07timings\x18\t \x01(\x0b\x32\x1d.clnet.geoloc.v1.StageTimings\x12\x17\n\nrequest_id\x18\n \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_request_id\"}\n\x0cStageTimings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x11\n\tcanvas_ms\x18\x02 \x01(\x01\x12\x11\n\tencode_ms\x18\x03 \x01(\x01\x12\x11\n\tsearch_ms\x18\x04 \x01(\x01\x12\x0f\n\x07\x66use_ms\x18\x05 \x01(\x01\x12\x10\n\x08total_ms\x18\x06 \x01(\x01\"\xa7\x01\n\x15LocalizeStreamRequest\x12/\n\x05\x66rame\x18\x01 \x01(\x0b\x32 .clnet.geoloc.v1.LocalizeRequest\x12\x30\n\x0c\x63\x61pture_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08odometry\x18\x03 \x01(\x0b\x32\x19.clnet.geoloc.v1.Odometry\"\xcf\x01\n\x16LocalizeStreamResponse\x12\x30\n\x0c\x63\x61pture_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x03raw\x18\x02 \x01(\x0b\x32!.clnet.geoloc.v1.LocalizeResponse\x12\x30\n\x08smoothed\x18\x03 \x01(\x0b\x32\x1e.clnet.geoloc.v1.TrackEstimate\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"\xc5\x01\n\x12GetCoverageRequest\x12.\n\x06\x63ircle\x18\x01 \x01(\x0b\x32\x1c.clnet.geoloc.v1.CirclePriorH\x00\x12\x30\n\x07polygon\x18\x02 \x01(\x0b\x32\x1d.clnet.geoloc.v1.PolygonPriorH\x00\x12\x34\n\x0c\x62ounding_box\x18\x03 \x01(\x0b\x32\x1c.clnet.geoloc.v1.BoundingBoxH\x00\x12\x0f\n\x07regions\x18\x04 \x03(\tB\x06\n\x04\x61rea\"\xf9\x01\n\x13GetCoverageResponse\x12\x14\n\x0cmodel_digest\x18\x01 \x01(\t\x12\x30\n\x07regions\x18\x02 \x03(\x0b\x32\x1f.clnet.geoloc.v1.RegionCoverage\x12&\n\x04gaps\x18\x03 \x03(\x0b\x32\x18.clnet.geoloc.v1.Polygon\x12\x1d\n\x10\x63overed_fraction\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12>\n\x13\x65xpected_accuracies\x18\x05 \x03(\x0b\x32!.clnet.geoloc.v1.ExpectedAccuracyB\x13\n\x11_covered_fraction2\xa7\x02\n\x13LocalizationService\x12O\n\x08Localize\x12 .clnet.geoloc.v1.LocalizeRequest\x1a!.clnet.geoloc.v1.LocalizeResponse\x12\x65\n\x0eLocalizeStream\x12&.clnet.geoloc.v1.LocalizeStreamRequest\x1a\'.clnet.geoloc.v1.LocalizeStreamResponse(\x01\x30\x01\x12X\n\x0bGetCoverage\x12#.clnet.geoloc.v1.GetCoverageRequest\x1a$.clnet.geoloc.v1.GetCoverageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.pb.localization_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOCALIZEREQUEST']._serialized_start=152
-  _globals['_LOCALIZEREQUEST']._serialized_end=573
-  _globals['_LOCALIZERESPONSE']._serialized_start=576
-  _globals['_LOCALIZERESPONSE']._serialized_end=980
-  _globals['_STAGETIMINGS']._serialized_start=982
-  _globals['_STAGETIMINGS']._serialized_end=1107
-  _globals['_LOCALIZATIONSERVICE']._serialized_start=1109
-  _globals['_LOCALIZATIONSERVICE']._serialized_end=1211
+  _globals['_LOCALIZEREQUEST']._serialized_start=303
+  _globals['_LOCALIZEREQUEST']._serialized_end=724
+  _globals['_LOCALIZERESPONSE']._serialized_start=727
+  _globals['_LOCALIZERESPONSE']._serialized_end=1131
+  _globals['_STAGETIMINGS']._serialized_start=1133
+  _globals['_STAGETIMINGS']._serialized_end=1258
+  _globals['_LOCALIZESTREAMREQUEST']._serialized_start=1261
+  _globals['_LOCALIZESTREAMREQUEST']._serialized_end=1428
+  _globals['_LOCALIZESTREAMRESPONSE']._serialized_start=1431
+  _globals['_LOCALIZESTREAMRESPONSE']._serialized_end=1638
+  _globals['_GETCOVERAGEREQUEST']._serialized_start=1641
+  _globals['_GETCOVERAGEREQUEST']._serialized_end=1838
+  _globals['_GETCOVERAGERESPONSE']._serialized_start=1841
+  _globals['_GETCOVERAGERESPONSE']._serialized_end=2090
+  _globals['_LOCALIZATIONSERVICE']._serialized_start=2093
+  _globals['_LOCALIZATIONSERVICE']._serialized_end=2388
 # @@protoc_insertion_point(module_scope)

@@ -4,12 +4,17 @@ isort:skip_file
 Where was this street image taken?"""
 
 from serving.pb import answer_pb2 as _answer_pb2
+from serving.pb import coverage_pb2 as _coverage_pb2
+from serving.pb import geometry_pb2 as _geometry_pb2
 from serving.pb import image_pb2 as _image_pb2
 from serving.pb import prior_pb2 as _prior_pb2
+from serving.pb import track_pb2 as _track_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -45,7 +50,9 @@ class LocalizeRequest(_message.Message):
     Unset: any model.
     """
     request_id: _builtins.str
-    """Name that the client gives the request, at most 128 characters; returned as is."""
+    """Name that the client gives the request, at most 128 characters; returned as is. Sent again with the same content
+    within ten minutes, the request is answered from the first answer; with another content it is refused.
+    """
     timeout_s: _builtins.float
     """Time the service may spend on the request, seconds, greater than 0. Unset: the service's own limit."""
     @_builtins.property
@@ -213,3 +220,171 @@ class StageTimings(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StageTimings: _TypeAlias = StageTimings  # noqa: Y015
+
+@_typing.final
+class LocalizeStreamRequest(_message.Message):
+    """One image of a sequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAME_FIELD_NUMBER: _builtins.int
+    CAPTURE_TIME_FIELD_NUMBER: _builtins.int
+    ODOMETRY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frame(self) -> Global___LocalizeRequest:
+        """The image and what is known about it alone. Required. A `request_id` is returned and has no other effect."""
+
+    @_builtins.property
+    def capture_time(self) -> _timestamp_pb2.Timestamp:
+        """When the image was taken, later than the image before it. Required."""
+
+    @_builtins.property
+    def odometry(self) -> _track_pb2.Odometry:
+        """How the camera moved since the image before this one. Unset: unknown."""
+
+    def __init__(
+        self,
+        *,
+        frame: Global___LocalizeRequest | None = ...,
+        capture_time: _timestamp_pb2.Timestamp | None = ...,
+        odometry: _track_pb2.Odometry | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "frame", b"frame", "odometry", b"odometry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "frame", b"frame", "odometry", b"odometry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocalizeStreamRequest: _TypeAlias = LocalizeStreamRequest  # noqa: Y015
+
+@_typing.final
+class LocalizeStreamResponse(_message.Message):
+    """Answers about one image of a sequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPTURE_TIME_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    SMOOTHED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def capture_time(self) -> _timestamp_pb2.Timestamp:
+        """When the image was taken."""
+
+    @_builtins.property
+    def raw(self) -> Global___LocalizeResponse:
+        """From this image alone. Unset when it could not be localized at all; see `error`."""
+
+    @_builtins.property
+    def smoothed(self) -> _track_pb2.TrackEstimate:
+        """From this image and all before it. Unset before the first image that was recognised."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why the image itself could not be used, with the details that `Localize` would give."""
+
+    def __init__(
+        self,
+        *,
+        capture_time: _timestamp_pb2.Timestamp | None = ...,
+        raw: Global___LocalizeResponse | None = ...,
+        smoothed: _track_pb2.TrackEstimate | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "error", b"error", "raw", b"raw", "smoothed", b"smoothed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "error", b"error", "raw", b"raw", "smoothed", b"smoothed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocalizeStreamResponse: _TypeAlias = LocalizeStreamResponse  # noqa: Y015
+
+@_typing.final
+class GetCoverageRequest(_message.Message):
+    """Area in question."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CIRCLE_FIELD_NUMBER: _builtins.int
+    POLYGON_FIELD_NUMBER: _builtins.int
+    BOUNDING_BOX_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def circle(self) -> _prior_pb2.CirclePrior:
+        """Disc; its confidence level is ignored."""
+
+    @_builtins.property
+    def polygon(self) -> _prior_pb2.PolygonPrior:
+        """Any area."""
+
+    @_builtins.property
+    def bounding_box(self) -> _geometry_pb2.BoundingBox:
+        """Between two meridians and two parallels."""
+
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Regions to look at. Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        circle: _prior_pb2.CirclePrior | None = ...,
+        polygon: _prior_pb2.PolygonPrior | None = ...,
+        bounding_box: _geometry_pb2.BoundingBox | None = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "bounding_box", b"bounding_box", "circle", b"circle", "polygon", b"polygon"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "bounding_box", b"bounding_box", "circle", b"circle", "polygon", b"polygon", "regions", b"regions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_area: _TypeAlias = _typing.Literal["circle", "polygon", "bounding_box"]  # noqa: Y015
+    _WhichOneofArgType_area: _TypeAlias = _typing.Literal["area", b"area"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_area) -> _WhichOneofReturnType_area | None: ...
+
+Global___GetCoverageRequest: _TypeAlias = GetCoverageRequest  # noqa: Y015
+
+@_typing.final
+class GetCoverageResponse(_message.Message):
+    """What can be localized in the area."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    GAPS_FIELD_NUMBER: _builtins.int
+    COVERED_FRACTION_FIELD_NUMBER: _builtins.int
+    EXPECTED_ACCURACIES_FIELD_NUMBER: _builtins.int
+    model_digest: _builtins.str
+    """Digest of the model that the service runs."""
+    covered_fraction: _builtins.float
+    """Share of the area on the ground that searchable regions cover, 0 to 1. Unset without an area."""
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[_coverage_pb2.RegionCoverage]:
+        """Regions that touch the area, by name."""
+
+    @_builtins.property
+    def gaps(self) -> _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Polygon]:
+        """With an area: the parts of it that no searchable region covers. Without one: the holes in the regions."""
+
+    @_builtins.property
+    def expected_accuracies(self) -> _containers.RepeatedCompositeFieldContainer[_coverage_pb2.ExpectedAccuracy]:
+        """How exact answers are, by what is sent."""
+
+    def __init__(
+        self,
+        *,
+        model_digest: _builtins.str = ...,
+        regions: _abc.Iterable[_coverage_pb2.RegionCoverage] | None = ...,
+        gaps: _abc.Iterable[_geometry_pb2.Polygon] | None = ...,
+        covered_fraction: _builtins.float | None = ...,
+        expected_accuracies: _abc.Iterable[_coverage_pb2.ExpectedAccuracy] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_covered_fraction", b"_covered_fraction", "covered_fraction", b"covered_fraction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_covered_fraction", b"_covered_fraction", "covered_fraction", b"covered_fraction", "expected_accuracies", b"expected_accuracies", "gaps", b"gaps", "model_digest", b"model_digest", "regions", b"regions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__covered_fraction: _TypeAlias = _typing.Literal["covered_fraction"]  # noqa: Y015
+    _WhichOneofArgType__covered_fraction: _TypeAlias = _typing.Literal["_covered_fraction", b"_covered_fraction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__covered_fraction) -> _WhichOneofReturnType__covered_fraction | None: ...
+
+Global___GetCoverageResponse: _TypeAlias = GetCoverageResponse  # noqa: Y015

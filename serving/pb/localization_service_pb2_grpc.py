@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class LocalizationServiceStub:
-    """Localizes street images against indexed orthoimagery.
+    """Localizes street images against indexed orthoimagery. Needs the scope `locate` where API keys are in use.
+
+    Every error carries google.rpc.ErrorInfo (reason, domain "clnet-geoloc"), google.rpc.BadRequest where a field is
+    at fault, and google.rpc.RetryInfo where trying again helps.
     """
 
     def __init__(self, channel):
@@ -40,10 +43,23 @@ class LocalizationServiceStub:
                 request_serializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeRequest.SerializeToString,
                 response_deserializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeResponse.FromString,
                 _registered_method=True)
+        self.LocalizeStream = channel.stream_stream(
+                '/clnet.geoloc.v1.LocalizationService/LocalizeStream',
+                request_serializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeStreamRequest.SerializeToString,
+                response_deserializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeStreamResponse.FromString,
+                _registered_method=True)
+        self.GetCoverage = channel.unary_unary(
+                '/clnet.geoloc.v1.LocalizationService/GetCoverage',
+                request_serializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.GetCoverageRequest.SerializeToString,
+                response_deserializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.GetCoverageResponse.FromString,
+                _registered_method=True)
 
 
 class LocalizationServiceServicer:
-    """Localizes street images against indexed orthoimagery.
+    """Localizes street images against indexed orthoimagery. Needs the scope `locate` where API keys are in use.
+
+    Every error carries google.rpc.ErrorInfo (reason, domain "clnet-geoloc"), google.rpc.BadRequest where a field is
+    at fault, and google.rpc.RetryInfo where trying again helps.
     """
 
     def Localize(self, request, context):
@@ -58,6 +74,26 @@ class LocalizationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LocalizeStream(self, request_iterator, context):
+        """Localizes the images of one moving camera, each on its own and in the light of those before it.
+
+        The answers come in the order of the images, one for each. What is wrong with one image is told in its answer and
+        does not end the stream. The stream ends with INVALID_ARGUMENT when the times do not ascend or it is too long, and with
+        the errors of `Localize` that concern the caller; such an error is told in a last answer too, which holds `error` alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCoverage(self, request, context):
+        """Tells what can be localized where, before any image is sent.
+
+        Errors: INVALID_ARGUMENT for an area that cannot be, NOT_FOUND for an unknown region.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LocalizationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +101,16 @@ def add_LocalizationServiceServicer_to_server(servicer, server):
                     servicer.Localize,
                     request_deserializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeRequest.FromString,
                     response_serializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeResponse.SerializeToString,
+            ),
+            'LocalizeStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.LocalizeStream,
+                    request_deserializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeStreamRequest.FromString,
+                    response_serializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeStreamResponse.SerializeToString,
+            ),
+            'GetCoverage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCoverage,
+                    request_deserializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.GetCoverageRequest.FromString,
+                    response_serializer=clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.GetCoverageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -75,7 +121,10 @@ def add_LocalizationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LocalizationService:
-    """Localizes street images against indexed orthoimagery.
+    """Localizes street images against indexed orthoimagery. Needs the scope `locate` where API keys are in use.
+
+    Every error carries google.rpc.ErrorInfo (reason, domain "clnet-geoloc"), google.rpc.BadRequest where a field is
+    at fault, and google.rpc.RetryInfo where trying again helps.
     """
 
     @staticmethod
@@ -95,6 +144,60 @@ class LocalizationService:
             '/clnet.geoloc.v1.LocalizationService/Localize',
             clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeRequest.SerializeToString,
             clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LocalizeStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/clnet.geoloc.v1.LocalizationService/LocalizeStream',
+            clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeStreamRequest.SerializeToString,
+            clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.LocalizeStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCoverage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clnet.geoloc.v1.LocalizationService/GetCoverage',
+            clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.GetCoverageRequest.SerializeToString,
+            clnet_dot_geoloc_dot_v1_dot_localization__service__pb2.GetCoverageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LocalizationServiceStub:
-    """Localizes street images against indexed orthoimagery."""
+    """Localizes street images against indexed orthoimagery. Needs the scope `locate` where API keys are in use.
+
+    Every error carries google.rpc.ErrorInfo (reason, domain "clnet-geoloc"), google.rpc.BadRequest where a field is
+    at fault, and google.rpc.RetryInfo where trying again helps.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,10 +45,26 @@ class LocalizationServiceStub:
     region was built with, RESOURCE_EXHAUSTED for a message above the size limit or an overloaded service,
     DEADLINE_EXCEEDED when `timeout_s` has passed, UNAVAILABLE when the index cannot be reached.
     """
+    LocalizeStream: _grpc.StreamStreamMultiCallable[_localization_service_pb2.LocalizeStreamRequest, _localization_service_pb2.LocalizeStreamResponse]
+    """Localizes the images of one moving camera, each on its own and in the light of those before it.
+
+    The answers come in the order of the images, one for each. What is wrong with one image is told in its answer and
+    does not end the stream. The stream ends with INVALID_ARGUMENT when the times do not ascend or it is too long, and with
+    the errors of `Localize` that concern the caller; such an error is told in a last answer too, which holds `error` alone.
+    """
+    GetCoverage: _grpc.UnaryUnaryMultiCallable[_localization_service_pb2.GetCoverageRequest, _localization_service_pb2.GetCoverageResponse]
+    """Tells what can be localized where, before any image is sent.
+
+    Errors: INVALID_ARGUMENT for an area that cannot be, NOT_FOUND for an unknown region.
+    """
 
 @_typing.type_check_only
 class LocalizationServiceAsyncStub(LocalizationServiceStub):
-    """Localizes street images against indexed orthoimagery."""
+    """Localizes street images against indexed orthoimagery. Needs the scope `locate` where API keys are in use.
+
+    Every error carries google.rpc.ErrorInfo (reason, domain "clnet-geoloc"), google.rpc.BadRequest where a field is
+    at fault, and google.rpc.RetryInfo where trying again helps.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Localize: _aio.UnaryUnaryMultiCallable[_localization_service_pb2.LocalizeRequest, _localization_service_pb2.LocalizeResponse]  # type: ignore[assignment]
@@ -55,9 +75,25 @@ class LocalizationServiceAsyncStub(LocalizationServiceStub):
     region was built with, RESOURCE_EXHAUSTED for a message above the size limit or an overloaded service,
     DEADLINE_EXCEEDED when `timeout_s` has passed, UNAVAILABLE when the index cannot be reached.
     """
+    LocalizeStream: _aio.StreamStreamMultiCallable[_localization_service_pb2.LocalizeStreamRequest, _localization_service_pb2.LocalizeStreamResponse]  # type: ignore[assignment]
+    """Localizes the images of one moving camera, each on its own and in the light of those before it.
+
+    The answers come in the order of the images, one for each. What is wrong with one image is told in its answer and
+    does not end the stream. The stream ends with INVALID_ARGUMENT when the times do not ascend or it is too long, and with
+    the errors of `Localize` that concern the caller; such an error is told in a last answer too, which holds `error` alone.
+    """
+    GetCoverage: _aio.UnaryUnaryMultiCallable[_localization_service_pb2.GetCoverageRequest, _localization_service_pb2.GetCoverageResponse]  # type: ignore[assignment]
+    """Tells what can be localized where, before any image is sent.
+
+    Errors: INVALID_ARGUMENT for an area that cannot be, NOT_FOUND for an unknown region.
+    """
 
 class LocalizationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Localizes street images against indexed orthoimagery."""
+    """Localizes street images against indexed orthoimagery. Needs the scope `locate` where API keys are in use.
+
+    Every error carries google.rpc.ErrorInfo (reason, domain "clnet-geoloc"), google.rpc.BadRequest where a field is
+    at fault, and google.rpc.RetryInfo where trying again helps.
+    """
 
     @_abc_1.abstractmethod
     def Localize(
@@ -71,6 +107,30 @@ class LocalizationServiceServicer(metaclass=_abc_1.ABCMeta):
         NOT_FOUND for an unknown region, FAILED_PRECONDITION when `model_digest` is not the digest that the service or a
         region was built with, RESOURCE_EXHAUSTED for a message above the size limit or an overloaded service,
         DEADLINE_EXCEEDED when `timeout_s` has passed, UNAVAILABLE when the index cannot be reached.
+        """
+
+    @_abc_1.abstractmethod
+    def LocalizeStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_localization_service_pb2.LocalizeStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_localization_service_pb2.LocalizeStreamResponse], _abc.AsyncIterator[_localization_service_pb2.LocalizeStreamResponse]]:
+        """Localizes the images of one moving camera, each on its own and in the light of those before it.
+
+        The answers come in the order of the images, one for each. What is wrong with one image is told in its answer and
+        does not end the stream. The stream ends with INVALID_ARGUMENT when the times do not ascend or it is too long, and with
+        the errors of `Localize` that concern the caller; such an error is told in a last answer too, which holds `error` alone.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCoverage(
+        self,
+        request: _localization_service_pb2.GetCoverageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_localization_service_pb2.GetCoverageResponse, _abc.Awaitable[_localization_service_pb2.GetCoverageResponse]]:
+        """Tells what can be localized where, before any image is sent.
+
+        Errors: INVALID_ARGUMENT for an area that cannot be, NOT_FOUND for an unknown region.
         """
 
 def add_LocalizationServiceServicer_to_server(servicer: LocalizationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

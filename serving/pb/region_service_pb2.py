@@ -26,19 +26,47 @@ from serving.pb import geometry_pb2 as clnet_dot_geoloc_dot_v1_dot_geometry__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$clnet/geoloc/v1/region_service.proto\x12\x0f\x63lnet.geoloc.v1\x1a\x1e\x63lnet/geoloc/v1/geometry.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"N\n\x12ListRegionsRequest\x12\x16\n\tpage_size\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x02 \x01(\tB\x0c\n\n_page_size\"X\n\x13ListRegionsResponse\x12(\n\x07regions\x18\x01 \x03(\x0b\x32\x17.clnet.geoloc.v1.Region\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x03\n\x06Region\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x18\n\x10vector_dimension\x18\x04 \x01(\x05\x12\x0c\n\x04zoom\x18\x05 \x01(\x05\x12\x0e\n\x06side_m\x18\x06 \x01(\x01\x12\x13\n\x0bpatch_count\x18\x07 \x01(\x03\x12,\n\x06\x62ounds\x18\x08 \x01(\x0b\x32\x1c.clnet.geoloc.v1.BoundingBox\x12*\n\x08\x63overage\x18\t \x03(\x0b\x32\x18.clnet.geoloc.v1.Polygon\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12imagery_start_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10imagery_end_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp2i\n\rRegionService\x12X\n\x0bListRegions\x12#.clnet.geoloc.v1.ListRegionsRequest\x1a$.clnet.geoloc.v1.ListRegionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$clnet/geoloc/v1/region_service.proto\x12\x0f\x63lnet.geoloc.v1\x1a\x1e\x63lnet/geoloc/v1/geometry.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"N\n\x12ListRegionsRequest\x12\x16\n\tpage_size\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x02 \x01(\tB\x0c\n\n_page_size\"X\n\x13ListRegionsResponse\x12(\n\x07regions\x18\x01 \x03(\x0b\x32\x17.clnet.geoloc.v1.Region\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x03\n\x06Region\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x18\n\x10vector_dimension\x18\x04 \x01(\x05\x12\x0c\n\x04zoom\x18\x05 \x01(\x05\x12\x0e\n\x06side_m\x18\x06 \x01(\x01\x12\x13\n\x0bpatch_count\x18\x07 \x01(\x03\x12,\n\x06\x62ounds\x18\x08 \x01(\x0b\x32\x1c.clnet.geoloc.v1.BoundingBox\x12*\n\x08\x63overage\x18\t \x03(\x0b\x32\x18.clnet.geoloc.v1.Polygon\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12imagery_start_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10imagery_end_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\" \n\x10GetRegionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x11GetRegionResponse\x12\'\n\x06region\x18\x01 \x01(\x0b\x32\x17.clnet.geoloc.v1.Region\"b\n\x16ListGenerationsRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x16\n\tpage_size\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x03 \x01(\tB\x0c\n\n_page_size\"j\n\x17ListGenerationsResponse\x12\x36\n\x0bgenerations\x18\x01 \x03(\x0b\x32!.clnet.geoloc.v1.RegionGeneration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb1\x02\n\x10RegionGeneration\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .clnet.geoloc.v1.GenerationState\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\x12\x13\n\x0bpatch_count\x18\x05 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12imagery_start_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10imagery_end_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xaa\x01\n\x18PromoteGenerationRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\t\x12%\n\x18\x65xpected_live_generation\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nrequest_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\x1b\n\x19_expected_live_generationB\r\n\x0b_request_id\"D\n\x19PromoteGenerationResponse\x12\'\n\x06region\x18\x01 \x01(\x0b\x32\x17.clnet.geoloc.v1.Region\"\x93\x01\n\x15RollBackRegionRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12%\n\x18\x65xpected_live_generation\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nrequest_id\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x1b\n\x19_expected_live_generationB\r\n\x0b_request_id\"A\n\x16RollBackRegionResponse\x12\'\n\x06region\x18\x01 \x01(\x0b\x32\x17.clnet.geoloc.v1.Region\"\x91\x01\n\x13\x44\x65leteRegionRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12%\n\x18\x65xpected_live_generation\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nrequest_id\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x1b\n\x19_expected_live_generationB\r\n\x0b_request_id\"\x16\n\x14\x44\x65leteRegionResponse\"e\n\x17\x44\x65leteGenerationRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\t\x12\x17\n\nrequest_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_request_id\"\x1a\n\x18\x44\x65leteGenerationResponse*\xad\x01\n\x0fGenerationState\x12 \n\x1cGENERATION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bGENERATION_STATE_UNFINISHED\x10\x01\x12\x1d\n\x19GENERATION_STATE_COMPLETE\x10\x02\x12\x19\n\x15GENERATION_STATE_LIVE\x10\x03\x12\x1d\n\x19GENERATION_STATE_PREVIOUS\x10\x04\x32\xb8\x05\n\rRegionService\x12X\n\x0bListRegions\x12#.clnet.geoloc.v1.ListRegionsRequest\x1a$.clnet.geoloc.v1.ListRegionsResponse\x12R\n\tGetRegion\x12!.clnet.geoloc.v1.GetRegionRequest\x1a\".clnet.geoloc.v1.GetRegionResponse\x12\x64\n\x0fListGenerations\x12\'.clnet.geoloc.v1.ListGenerationsRequest\x1a(.clnet.geoloc.v1.ListGenerationsResponse\x12j\n\x11PromoteGeneration\x12).clnet.geoloc.v1.PromoteGenerationRequest\x1a*.clnet.geoloc.v1.PromoteGenerationResponse\x12\x61\n\x0eRollBackRegion\x12&.clnet.geoloc.v1.RollBackRegionRequest\x1a\'.clnet.geoloc.v1.RollBackRegionResponse\x12[\n\x0c\x44\x65leteRegion\x12$.clnet.geoloc.v1.DeleteRegionRequest\x1a%.clnet.geoloc.v1.DeleteRegionResponse\x12g\n\x10\x44\x65leteGeneration\x12(.clnet.geoloc.v1.DeleteGenerationRequest\x1a).clnet.geoloc.v1.DeleteGenerationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.pb.region_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GENERATIONSTATE']._serialized_start=2061
+  _globals['_GENERATIONSTATE']._serialized_end=2234
   _globals['_LISTREGIONSREQUEST']._serialized_start=122
   _globals['_LISTREGIONSREQUEST']._serialized_end=200
   _globals['_LISTREGIONSRESPONSE']._serialized_start=202
   _globals['_LISTREGIONSRESPONSE']._serialized_end=290
   _globals['_REGION']._serialized_start=293
   _globals['_REGION']._serialized_end=683
-  _globals['_REGIONSERVICE']._serialized_start=685
-  _globals['_REGIONSERVICE']._serialized_end=790
+  _globals['_GETREGIONREQUEST']._serialized_start=685
+  _globals['_GETREGIONREQUEST']._serialized_end=717
+  _globals['_GETREGIONRESPONSE']._serialized_start=719
+  _globals['_GETREGIONRESPONSE']._serialized_end=779
+  _globals['_LISTGENERATIONSREQUEST']._serialized_start=781
+  _globals['_LISTGENERATIONSREQUEST']._serialized_end=879
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_start=881
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_end=987
+  _globals['_REGIONGENERATION']._serialized_start=990
+  _globals['_REGIONGENERATION']._serialized_end=1295
+  _globals['_PROMOTEGENERATIONREQUEST']._serialized_start=1298
+  _globals['_PROMOTEGENERATIONREQUEST']._serialized_end=1468
+  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_start=1470
+  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_end=1538
+  _globals['_ROLLBACKREGIONREQUEST']._serialized_start=1541
+  _globals['_ROLLBACKREGIONREQUEST']._serialized_end=1688
+  _globals['_ROLLBACKREGIONRESPONSE']._serialized_start=1690
+  _globals['_ROLLBACKREGIONRESPONSE']._serialized_end=1755
+  _globals['_DELETEREGIONREQUEST']._serialized_start=1758
+  _globals['_DELETEREGIONREQUEST']._serialized_end=1903
+  _globals['_DELETEREGIONRESPONSE']._serialized_start=1905
+  _globals['_DELETEREGIONRESPONSE']._serialized_end=1927
+  _globals['_DELETEGENERATIONREQUEST']._serialized_start=1929
+  _globals['_DELETEGENERATIONREQUEST']._serialized_end=2030
+  _globals['_DELETEGENERATIONRESPONSE']._serialized_start=2032
+  _globals['_DELETEGENERATIONRESPONSE']._serialized_end=2058
+  _globals['_REGIONSERVICE']._serialized_start=2237
+  _globals['_REGIONSERVICE']._serialized_end=2933
 # @@protoc_insertion_point(module_scope)

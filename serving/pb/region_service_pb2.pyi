@@ -9,6 +9,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _GenerationState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GenerationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GenerationState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GENERATION_STATE_UNSPECIFIED: _GenerationState.ValueType  # 0
+    """Never sent."""
+    GENERATION_STATE_UNFINISHED: _GenerationState.ValueType  # 1
+    """It is being written, or its ingest stopped."""
+    GENERATION_STATE_COMPLETE: _GenerationState.ValueType  # 2
+    """It can be made live."""
+    GENERATION_STATE_LIVE: _GenerationState.ValueType  # 3
+    """It answers."""
+    GENERATION_STATE_PREVIOUS: _GenerationState.ValueType  # 4
+    """It is what rolling back makes live."""
+
+class GenerationState(_GenerationState, metaclass=_GenerationStateEnumTypeWrapper):
+    """What a build is to its region."""
+
+GENERATION_STATE_UNSPECIFIED: GenerationState.ValueType  # 0
+"""Never sent."""
+GENERATION_STATE_UNFINISHED: GenerationState.ValueType  # 1
+"""It is being written, or its ingest stopped."""
+GENERATION_STATE_COMPLETE: GenerationState.ValueType  # 2
+"""It can be made live."""
+GENERATION_STATE_LIVE: GenerationState.ValueType  # 3
+"""It answers."""
+GENERATION_STATE_PREVIOUS: GenerationState.ValueType  # 4
+"""It is what rolling back makes live."""
+Global___GenerationState: _TypeAlias = GenerationState  # noqa: Y015
 
 @_typing.final
 class ListRegionsRequest(_message.Message):
@@ -151,3 +184,394 @@ class Region(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Region: _TypeAlias = Region  # noqa: Y015
+
+@_typing.final
+class GetRegionRequest(_message.Message):
+    """Which region."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the region. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRegionRequest: _TypeAlias = GetRegionRequest  # noqa: Y015
+
+@_typing.final
+class GetRegionResponse(_message.Message):
+    """The region."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def region(self) -> Global___Region:
+        """As it answers now."""
+
+    def __init__(
+        self,
+        *,
+        region: Global___Region | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRegionResponse: _TypeAlias = GetRegionResponse  # noqa: Y015
+
+@_typing.final
+class ListGenerationsRequest(_message.Message):
+    """Page of the list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """Name of the region. Required."""
+    page_size: _builtins.int
+    """Most builds to return, 1 to 1000. Unset: 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous page. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size", "page_token", b"page_token", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___ListGenerationsRequest: _TypeAlias = ListGenerationsRequest  # noqa: Y015
+
+@_typing.final
+class ListGenerationsResponse(_message.Message):
+    """Builds by ascending name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty: this is the last one."""
+    @_builtins.property
+    def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegionGeneration]:
+        """This page."""
+
+    def __init__(
+        self,
+        *,
+        generations: _abc.Iterable[Global___RegionGeneration] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGenerationsResponse: _TypeAlias = ListGenerationsResponse  # noqa: Y015
+
+@_typing.final
+class RegionGeneration(_message.Message):
+    """One build of a region."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    PATCH_COUNT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    IMAGERY_START_TIME_FIELD_NUMBER: _builtins.int
+    IMAGERY_END_TIME_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """Name of the region."""
+    generation: _builtins.str
+    """Name of the build."""
+    state: Global___GenerationState.ValueType
+    """What it is to its region."""
+    model_digest: _builtins.str
+    """Digest of the model that it was made with."""
+    patch_count: _builtins.int
+    """Patches in it."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def imagery_start_time(self) -> _timestamp_pb2.Timestamp:
+        """Oldest imagery in it. Unset: not recorded, or unfinished."""
+
+    @_builtins.property
+    def imagery_end_time(self) -> _timestamp_pb2.Timestamp:
+        """Newest imagery in it. Unset: not recorded, or unfinished."""
+
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        generation: _builtins.str = ...,
+        state: Global___GenerationState.ValueType = ...,
+        model_digest: _builtins.str = ...,
+        patch_count: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        imagery_start_time: _timestamp_pb2.Timestamp | None = ...,
+        imagery_end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "imagery_end_time", b"imagery_end_time", "imagery_start_time", b"imagery_start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "generation", b"generation", "imagery_end_time", b"imagery_end_time", "imagery_start_time", b"imagery_start_time", "model_digest", b"model_digest", "patch_count", b"patch_count", "region", b"region", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionGeneration: _TypeAlias = RegionGeneration  # noqa: Y015
+
+@_typing.final
+class PromoteGenerationRequest(_message.Message):
+    """Which build to make live."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    EXPECTED_LIVE_GENERATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """Name of the region. Required."""
+    generation: _builtins.str
+    """Name of the build. Required."""
+    expected_live_generation: _builtins.str
+    """The build that the client takes to be live. Unset: whichever."""
+    request_id: _builtins.str
+    """Name that the client gives the request, at most 128 characters."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        generation: _builtins.str = ...,
+        expected_live_generation: _builtins.str | None = ...,
+        request_id: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_live_generation", b"_expected_live_generation", "_request_id", b"_request_id", "expected_live_generation", b"expected_live_generation", "request_id", b"request_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_live_generation", b"_expected_live_generation", "_request_id", b"_request_id", "expected_live_generation", b"expected_live_generation", "generation", b"generation", "region", b"region", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_live_generation: _TypeAlias = _typing.Literal["expected_live_generation"]  # noqa: Y015
+    _WhichOneofArgType__expected_live_generation: _TypeAlias = _typing.Literal["_expected_live_generation", b"_expected_live_generation"]  # noqa: Y015
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_live_generation) -> _WhichOneofReturnType__expected_live_generation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
+
+Global___PromoteGenerationRequest: _TypeAlias = PromoteGenerationRequest  # noqa: Y015
+
+@_typing.final
+class PromoteGenerationResponse(_message.Message):
+    """What answers now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def region(self) -> Global___Region:
+        """The region after the change."""
+
+    def __init__(
+        self,
+        *,
+        region: Global___Region | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteGenerationResponse: _TypeAlias = PromoteGenerationResponse  # noqa: Y015
+
+@_typing.final
+class RollBackRegionRequest(_message.Message):
+    """Which region to roll back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    EXPECTED_LIVE_GENERATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """Name of the region. Required."""
+    expected_live_generation: _builtins.str
+    """The build that the client takes to be live. Unset: whichever."""
+    request_id: _builtins.str
+    """Name that the client gives the request, at most 128 characters."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        expected_live_generation: _builtins.str | None = ...,
+        request_id: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_live_generation", b"_expected_live_generation", "_request_id", b"_request_id", "expected_live_generation", b"expected_live_generation", "request_id", b"request_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_live_generation", b"_expected_live_generation", "_request_id", b"_request_id", "expected_live_generation", b"expected_live_generation", "region", b"region", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_live_generation: _TypeAlias = _typing.Literal["expected_live_generation"]  # noqa: Y015
+    _WhichOneofArgType__expected_live_generation: _TypeAlias = _typing.Literal["_expected_live_generation", b"_expected_live_generation"]  # noqa: Y015
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_live_generation) -> _WhichOneofReturnType__expected_live_generation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
+
+Global___RollBackRegionRequest: _TypeAlias = RollBackRegionRequest  # noqa: Y015
+
+@_typing.final
+class RollBackRegionResponse(_message.Message):
+    """What answers now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def region(self) -> Global___Region:
+        """The region after the change."""
+
+    def __init__(
+        self,
+        *,
+        region: Global___Region | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackRegionResponse: _TypeAlias = RollBackRegionResponse  # noqa: Y015
+
+@_typing.final
+class DeleteRegionRequest(_message.Message):
+    """Which region to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    EXPECTED_LIVE_GENERATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """Name of the region. Required."""
+    expected_live_generation: _builtins.str
+    """The build that the client takes to be live. Unset: whichever."""
+    request_id: _builtins.str
+    """Name that the client gives the request, at most 128 characters."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        expected_live_generation: _builtins.str | None = ...,
+        request_id: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_live_generation", b"_expected_live_generation", "_request_id", b"_request_id", "expected_live_generation", b"expected_live_generation", "request_id", b"request_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_live_generation", b"_expected_live_generation", "_request_id", b"_request_id", "expected_live_generation", b"expected_live_generation", "region", b"region", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_live_generation: _TypeAlias = _typing.Literal["expected_live_generation"]  # noqa: Y015
+    _WhichOneofArgType__expected_live_generation: _TypeAlias = _typing.Literal["_expected_live_generation", b"_expected_live_generation"]  # noqa: Y015
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_live_generation) -> _WhichOneofReturnType__expected_live_generation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
+
+Global___DeleteRegionRequest: _TypeAlias = DeleteRegionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRegionResponse(_message.Message):
+    """The region is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRegionResponse: _TypeAlias = DeleteRegionResponse  # noqa: Y015
+
+@_typing.final
+class DeleteGenerationRequest(_message.Message):
+    """Which build to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """Name of the region. Required."""
+    generation: _builtins.str
+    """Name of the build. Required."""
+    request_id: _builtins.str
+    """Name that the client gives the request, at most 128 characters."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        generation: _builtins.str = ...,
+        request_id: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_request_id", b"_request_id", "request_id", b"request_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request_id", b"_request_id", "generation", b"generation", "region", b"region", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
+
+Global___DeleteGenerationRequest: _TypeAlias = DeleteGenerationRequest  # noqa: Y015
+
+@_typing.final
+class DeleteGenerationResponse(_message.Message):
+    """The build is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteGenerationResponse: _TypeAlias = DeleteGenerationResponse  # noqa: Y015

@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class RegionServiceStub:
-    """Tells which regions can be searched.
+    """Tells which regions can be searched, and changes which build of a region answers. Reading needs the scope `locate` where
+    API keys are in use; changing needs a key with the scope `admin` in any case.
+
+    Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
+    answer and not made twice; with another content it is refused.
     """
 
     def __init__(self, channel):
@@ -40,14 +44,104 @@ class RegionServiceStub:
                 request_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListRegionsRequest.SerializeToString,
                 response_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListRegionsResponse.FromString,
                 _registered_method=True)
+        self.GetRegion = channel.unary_unary(
+                '/clnet.geoloc.v1.RegionService/GetRegion',
+                request_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.GetRegionRequest.SerializeToString,
+                response_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.GetRegionResponse.FromString,
+                _registered_method=True)
+        self.ListGenerations = channel.unary_unary(
+                '/clnet.geoloc.v1.RegionService/ListGenerations',
+                request_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListGenerationsRequest.SerializeToString,
+                response_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListGenerationsResponse.FromString,
+                _registered_method=True)
+        self.PromoteGeneration = channel.unary_unary(
+                '/clnet.geoloc.v1.RegionService/PromoteGeneration',
+                request_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.PromoteGenerationRequest.SerializeToString,
+                response_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.PromoteGenerationResponse.FromString,
+                _registered_method=True)
+        self.RollBackRegion = channel.unary_unary(
+                '/clnet.geoloc.v1.RegionService/RollBackRegion',
+                request_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.RollBackRegionRequest.SerializeToString,
+                response_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.RollBackRegionResponse.FromString,
+                _registered_method=True)
+        self.DeleteRegion = channel.unary_unary(
+                '/clnet.geoloc.v1.RegionService/DeleteRegion',
+                request_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteRegionRequest.SerializeToString,
+                response_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteRegionResponse.FromString,
+                _registered_method=True)
+        self.DeleteGeneration = channel.unary_unary(
+                '/clnet.geoloc.v1.RegionService/DeleteGeneration',
+                request_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteGenerationRequest.SerializeToString,
+                response_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteGenerationResponse.FromString,
+                _registered_method=True)
 
 
 class RegionServiceServicer:
-    """Tells which regions can be searched.
+    """Tells which regions can be searched, and changes which build of a region answers. Reading needs the scope `locate` where
+    API keys are in use; changing needs a key with the scope `admin` in any case.
+
+    Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
+    answer and not made twice; with another content it is refused.
     """
 
     def ListRegions(self, request, context):
         """Lists the regions by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRegion(self, request, context):
+        """Tells one region.
+
+        Errors: NOT_FOUND for an unknown region.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGenerations(self, request, context):
+        """Lists the builds of a region by name.
+
+        Errors: NOT_FOUND for an unknown region.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteGeneration(self, request, context):
+        """Makes a complete build the live one, atomically. The former one stays.
+
+        Errors: NOT_FOUND for an unknown region or build, FAILED_PRECONDITION for a build that is not complete or was made with
+        another model than the service runs, ABORTED when `expected_live_generation` is not live.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackRegion(self, request, context):
+        """Makes the build live again that was live before the present one, atomically.
+
+        Errors: NOT_FOUND for an unknown region, FAILED_PRECONDITION when there is no build to return to or it was made with
+        another model, ABORTED when `expected_live_generation` is not live.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRegion(self, request, context):
+        """Deletes a region with all its builds.
+
+        Errors: NOT_FOUND for an unknown region, ABORTED when `expected_live_generation` is not live.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteGeneration(self, request, context):
+        """Deletes a build that is not live.
+
+        Errors: NOT_FOUND for an unknown region or build, FAILED_PRECONDITION for the live one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +155,36 @@ def add_RegionServiceServicer_to_server(servicer, server):
                     request_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListRegionsRequest.FromString,
                     response_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListRegionsResponse.SerializeToString,
             ),
+            'GetRegion': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRegion,
+                    request_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.GetRegionRequest.FromString,
+                    response_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.GetRegionResponse.SerializeToString,
+            ),
+            'ListGenerations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGenerations,
+                    request_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListGenerationsRequest.FromString,
+                    response_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListGenerationsResponse.SerializeToString,
+            ),
+            'PromoteGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteGeneration,
+                    request_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.PromoteGenerationRequest.FromString,
+                    response_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.PromoteGenerationResponse.SerializeToString,
+            ),
+            'RollBackRegion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackRegion,
+                    request_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.RollBackRegionRequest.FromString,
+                    response_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.RollBackRegionResponse.SerializeToString,
+            ),
+            'DeleteRegion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRegion,
+                    request_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteRegionRequest.FromString,
+                    response_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteRegionResponse.SerializeToString,
+            ),
+            'DeleteGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteGeneration,
+                    request_deserializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteGenerationRequest.FromString,
+                    response_serializer=clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteGenerationResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'clnet.geoloc.v1.RegionService', rpc_method_handlers)
@@ -70,7 +194,11 @@ def add_RegionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegionService:
-    """Tells which regions can be searched.
+    """Tells which regions can be searched, and changes which build of a region answers. Reading needs the scope `locate` where
+    API keys are in use; changing needs a key with the scope `admin` in any case.
+
+    Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
+    answer and not made twice; with another content it is refused.
     """
 
     @staticmethod
@@ -90,6 +218,168 @@ class RegionService:
             '/clnet.geoloc.v1.RegionService/ListRegions',
             clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListRegionsRequest.SerializeToString,
             clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListRegionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRegion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clnet.geoloc.v1.RegionService/GetRegion',
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.GetRegionRequest.SerializeToString,
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.GetRegionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGenerations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clnet.geoloc.v1.RegionService/ListGenerations',
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListGenerationsRequest.SerializeToString,
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.ListGenerationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clnet.geoloc.v1.RegionService/PromoteGeneration',
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.PromoteGenerationRequest.SerializeToString,
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.PromoteGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackRegion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clnet.geoloc.v1.RegionService/RollBackRegion',
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.RollBackRegionRequest.SerializeToString,
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.RollBackRegionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRegion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clnet.geoloc.v1.RegionService/DeleteRegion',
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteRegionRequest.SerializeToString,
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteRegionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clnet.geoloc.v1.RegionService/DeleteGeneration',
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteGenerationRequest.SerializeToString,
+            clnet_dot_geoloc_dot_v1_dot_region__service__pb2.DeleteGenerationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegionServiceStub:
-    """Tells which regions can be searched."""
+    """Tells which regions can be searched, and changes which build of a region answers. Reading needs the scope `locate` where
+    API keys are in use; changing needs a key with the scope `admin` in any case.
+
+    Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
+    answer and not made twice; with another content it is refused.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,17 +40,91 @@ class RegionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RegionServiceAsyncStub: ...
     ListRegions: _grpc.UnaryUnaryMultiCallable[_region_service_pb2.ListRegionsRequest, _region_service_pb2.ListRegionsResponse]
     """Lists the regions by name."""
+    GetRegion: _grpc.UnaryUnaryMultiCallable[_region_service_pb2.GetRegionRequest, _region_service_pb2.GetRegionResponse]
+    """Tells one region.
+
+    Errors: NOT_FOUND for an unknown region.
+    """
+    ListGenerations: _grpc.UnaryUnaryMultiCallable[_region_service_pb2.ListGenerationsRequest, _region_service_pb2.ListGenerationsResponse]
+    """Lists the builds of a region by name.
+
+    Errors: NOT_FOUND for an unknown region.
+    """
+    PromoteGeneration: _grpc.UnaryUnaryMultiCallable[_region_service_pb2.PromoteGenerationRequest, _region_service_pb2.PromoteGenerationResponse]
+    """Makes a complete build the live one, atomically. The former one stays.
+
+    Errors: NOT_FOUND for an unknown region or build, FAILED_PRECONDITION for a build that is not complete or was made with
+    another model than the service runs, ABORTED when `expected_live_generation` is not live.
+    """
+    RollBackRegion: _grpc.UnaryUnaryMultiCallable[_region_service_pb2.RollBackRegionRequest, _region_service_pb2.RollBackRegionResponse]
+    """Makes the build live again that was live before the present one, atomically.
+
+    Errors: NOT_FOUND for an unknown region, FAILED_PRECONDITION when there is no build to return to or it was made with
+    another model, ABORTED when `expected_live_generation` is not live.
+    """
+    DeleteRegion: _grpc.UnaryUnaryMultiCallable[_region_service_pb2.DeleteRegionRequest, _region_service_pb2.DeleteRegionResponse]
+    """Deletes a region with all its builds.
+
+    Errors: NOT_FOUND for an unknown region, ABORTED when `expected_live_generation` is not live.
+    """
+    DeleteGeneration: _grpc.UnaryUnaryMultiCallable[_region_service_pb2.DeleteGenerationRequest, _region_service_pb2.DeleteGenerationResponse]
+    """Deletes a build that is not live.
+
+    Errors: NOT_FOUND for an unknown region or build, FAILED_PRECONDITION for the live one.
+    """
 
 @_typing.type_check_only
 class RegionServiceAsyncStub(RegionServiceStub):
-    """Tells which regions can be searched."""
+    """Tells which regions can be searched, and changes which build of a region answers. Reading needs the scope `locate` where
+    API keys are in use; changing needs a key with the scope `admin` in any case.
+
+    Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
+    answer and not made twice; with another content it is refused.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListRegions: _aio.UnaryUnaryMultiCallable[_region_service_pb2.ListRegionsRequest, _region_service_pb2.ListRegionsResponse]  # type: ignore[assignment]
     """Lists the regions by name."""
+    GetRegion: _aio.UnaryUnaryMultiCallable[_region_service_pb2.GetRegionRequest, _region_service_pb2.GetRegionResponse]  # type: ignore[assignment]
+    """Tells one region.
+
+    Errors: NOT_FOUND for an unknown region.
+    """
+    ListGenerations: _aio.UnaryUnaryMultiCallable[_region_service_pb2.ListGenerationsRequest, _region_service_pb2.ListGenerationsResponse]  # type: ignore[assignment]
+    """Lists the builds of a region by name.
+
+    Errors: NOT_FOUND for an unknown region.
+    """
+    PromoteGeneration: _aio.UnaryUnaryMultiCallable[_region_service_pb2.PromoteGenerationRequest, _region_service_pb2.PromoteGenerationResponse]  # type: ignore[assignment]
+    """Makes a complete build the live one, atomically. The former one stays.
+
+    Errors: NOT_FOUND for an unknown region or build, FAILED_PRECONDITION for a build that is not complete or was made with
+    another model than the service runs, ABORTED when `expected_live_generation` is not live.
+    """
+    RollBackRegion: _aio.UnaryUnaryMultiCallable[_region_service_pb2.RollBackRegionRequest, _region_service_pb2.RollBackRegionResponse]  # type: ignore[assignment]
+    """Makes the build live again that was live before the present one, atomically.
+
+    Errors: NOT_FOUND for an unknown region, FAILED_PRECONDITION when there is no build to return to or it was made with
+    another model, ABORTED when `expected_live_generation` is not live.
+    """
+    DeleteRegion: _aio.UnaryUnaryMultiCallable[_region_service_pb2.DeleteRegionRequest, _region_service_pb2.DeleteRegionResponse]  # type: ignore[assignment]
+    """Deletes a region with all its builds.
+
+    Errors: NOT_FOUND for an unknown region, ABORTED when `expected_live_generation` is not live.
+    """
+    DeleteGeneration: _aio.UnaryUnaryMultiCallable[_region_service_pb2.DeleteGenerationRequest, _region_service_pb2.DeleteGenerationResponse]  # type: ignore[assignment]
+    """Deletes a build that is not live.
+
+    Errors: NOT_FOUND for an unknown region or build, FAILED_PRECONDITION for the live one.
+    """
 
 class RegionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tells which regions can be searched."""
+    """Tells which regions can be searched, and changes which build of a region answers. Reading needs the scope `locate` where
+    API keys are in use; changing needs a key with the scope `admin` in any case.
+
+    Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
+    answer and not made twice; with another content it is refused.
+    """
 
     @_abc_1.abstractmethod
     def ListRegions(
@@ -54,5 +133,73 @@ class RegionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_region_service_pb2.ListRegionsResponse, _abc.Awaitable[_region_service_pb2.ListRegionsResponse]]:
         """Lists the regions by name."""
+
+    @_abc_1.abstractmethod
+    def GetRegion(
+        self,
+        request: _region_service_pb2.GetRegionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_region_service_pb2.GetRegionResponse, _abc.Awaitable[_region_service_pb2.GetRegionResponse]]:
+        """Tells one region.
+
+        Errors: NOT_FOUND for an unknown region.
+        """
+
+    @_abc_1.abstractmethod
+    def ListGenerations(
+        self,
+        request: _region_service_pb2.ListGenerationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_region_service_pb2.ListGenerationsResponse, _abc.Awaitable[_region_service_pb2.ListGenerationsResponse]]:
+        """Lists the builds of a region by name.
+
+        Errors: NOT_FOUND for an unknown region.
+        """
+
+    @_abc_1.abstractmethod
+    def PromoteGeneration(
+        self,
+        request: _region_service_pb2.PromoteGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_region_service_pb2.PromoteGenerationResponse, _abc.Awaitable[_region_service_pb2.PromoteGenerationResponse]]:
+        """Makes a complete build the live one, atomically. The former one stays.
+
+        Errors: NOT_FOUND for an unknown region or build, FAILED_PRECONDITION for a build that is not complete or was made with
+        another model than the service runs, ABORTED when `expected_live_generation` is not live.
+        """
+
+    @_abc_1.abstractmethod
+    def RollBackRegion(
+        self,
+        request: _region_service_pb2.RollBackRegionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_region_service_pb2.RollBackRegionResponse, _abc.Awaitable[_region_service_pb2.RollBackRegionResponse]]:
+        """Makes the build live again that was live before the present one, atomically.
+
+        Errors: NOT_FOUND for an unknown region, FAILED_PRECONDITION when there is no build to return to or it was made with
+        another model, ABORTED when `expected_live_generation` is not live.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteRegion(
+        self,
+        request: _region_service_pb2.DeleteRegionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_region_service_pb2.DeleteRegionResponse, _abc.Awaitable[_region_service_pb2.DeleteRegionResponse]]:
+        """Deletes a region with all its builds.
+
+        Errors: NOT_FOUND for an unknown region, ABORTED when `expected_live_generation` is not live.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteGeneration(
+        self,
+        request: _region_service_pb2.DeleteGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_region_service_pb2.DeleteGenerationResponse, _abc.Awaitable[_region_service_pb2.DeleteGenerationResponse]]:
+        """Deletes a build that is not live.
+
+        Errors: NOT_FOUND for an unknown region or build, FAILED_PRECONDITION for the live one.
+        """
 
 def add_RegionServiceServicer_to_server(servicer: RegionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

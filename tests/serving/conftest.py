@@ -5,21 +5,26 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
+import torch
 from PIL import Image
 
 from clnet_model.calibration import Calibration
-from clnet_model.preprocess import CanvasSpec
+from clnet_model.checkpoint import save_checkpoint
+from clnet_model.encoder import load_encoder
+from clnet_model.model import BackboneConfig, CLNet, CLNetConfig
+from clnet_model.preprocess import CanvasSpec, Panorama, decode_image, to_canvas
 from spatial_index.errors import ModelMismatch, UnknownRegion
 from spatial_index.geodesy import distances_m
 from spatial_index.priors import Prior
-from spatial_index.records import PatchHit, RegionInfo, point_id
-from spatial_index.store import SearchRequest, SearchResult
+from spatial_index.records import GenerationSpec, PatchHit, PatchRecord, RegionInfo, point_id
+from spatial_index.store import SearchRequest, SearchResult, open_store
 from spatial_index.weights import places_of, searched
 from tiling.grid import GridSpec, LngLat, Patch, Tile, patches_over
 
@@ -179,3 +184,71 @@ def make_hit() -> Callable[..., PatchHit]:
         return hit_on(Patch(tile=tile, side_m=70.0), region="r", generation="g", score=score)
 
     return make
+
+
+@dataclass(frozen=True)
+class SmallWorld:
+    """A small random network, and stores in which one patch looks exactly like the street image."""
+
+    checkpoint: Path
+    image: bytes
+    area: shapely.Polygon = field(default_factory=lambda: shapely.box(7.985, 46.313, 7.989, 46.316))
+
+    @property
+    def patches(self) -> list[Patch]:
+        return list(patches_over(self.area, GridSpec()))
+
+    @property
+    def camera(self) -> LngLat:
+        """Where the street image was taken."""
+        return self.patches[len(self.patches) // 2].centre
+
+    def build(self, folder: Path, generations: tuple[str, ...], *, unfinished: tuple[str, ...] = ()) -> None:
+        """A store with the region `brig`; the generations are promoted one after the other."""
+        encoder = load_encoder(self.checkpoint, device="cpu")
+        canvas = to_canvas(decode_image(self.image), Panorama(heading_deg=0.0), encoder.canvas)
+        vectors = np.random.default_rng(0).normal(size=(len(self.patches), encoder.dim)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors[len(self.patches) // 2] = encoder.embed_ground(canvas[None])[0]
+        with open_store(directory=folder, create=True) as store:
+            for name in (*generations, *unfinished):
+                spec = GenerationSpec(
+                    region="brig", generation=name, model_digest=encoder.digest, dim=encoder.dim, zoom=20,
+                    side_m=70.0,
+                )  # fmt: skip
+                store.create_generation(spec)
+                store.write("brig", name, self._records(name, vectors))
+                if name in generations:
+                    store.promote("brig", name, coverage=self.area)
+
+    def _records(self, generation: str, vectors: np.ndarray) -> list[PatchRecord]:
+        return [
+            PatchRecord(
+                location=patch.centre, quadkey=patch.quadkey, region="brig", generation=generation,
+                side_m=70.0, captured_at=datetime(2024, 6, 1, tzinfo=UTC), source="test", valid_fraction=1.0,
+                vector=vector,
+            )
+            for patch, vector in zip(self.patches, vectors, strict=True)
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
+    torch.manual_seed(0)
+    network = CLNet(
+        CLNetConfig(
+            backbone=BackboneConfig(hidden_sizes=(8, 16, 24), depths=(1, 1, 1)),
+            canvas=CanvasSpec(height_px=32, width_px=128),
+            patch_px=64,
+            token_dim=16,
+            latent_azimuths=16,
+            latent_ranges=2,
+            azimuth_channels=4,
+        )
+    )
+    checkpoint = tmp_path_factory.mktemp("small") / "checkpoint"
+    save_checkpoint(checkpoint, network, provenance={})
+    blocks = np.random.default_rng(3).integers(0, 255, (8, 16, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(np.kron(blocks, np.ones((32, 32, 1), np.uint8))).save(data, "JPEG")
+    return SmallWorld(checkpoint=checkpoint, image=data.getvalue())

@@ -10,7 +10,7 @@ from google.type.latlng_pb2 import LatLng
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.edge import page_of, query_from, region_message, request_from, response_from, timeout_from
+from serving.edge import query_from, request_from, response_from, timeout_from
 from serving.errors import InvalidRequest
 from serving.locate import HeadingPrior, Query, locate
 from serving.pb import (
@@ -21,6 +21,7 @@ from serving.pb import (
     prior_pb2,
     region_service_pb2,
 )
+from serving.region_messages import page_of, region_message
 from spatial_index.errors import BadPrior
 from spatial_index.priors import CirclePrior, PolygonPrior, PriorMode
 from spatial_index.records import RegionInfo
@@ -200,3 +201,14 @@ def test_a_region_shows_its_coverage_and_leaves_unknown_dates_unset():
     assert len(message.coverage) == 2
     assert message.bounds.north_east.longitude == 10
     assert not message.HasField("imagery_start_time")
+
+
+@pytest.mark.parametrize(
+    "bad", [LatLng(latitude=float("nan"), longitude=8.0), LatLng(latitude=91.0, longitude=8.0)]
+)
+def test_a_vertex_that_is_no_place_is_refused(bad):
+    ring = geometry_pb2.LinearRing(positions=[bad, HERE, LatLng(latitude=46.4, longitude=8.0)])
+    polygon = prior_pb2.PolygonPrior(polygons=[geometry_pb2.Polygon(rings=[ring])])
+    with pytest.raises(BadPrior) as caught:
+        query_from(request(position_prior=prior_pb2.PositionPrior(polygon=polygon)))
+    assert caught.value.field == "polygon.vertices[0].lat"

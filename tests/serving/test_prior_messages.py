@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import LineString
 
-from serving.errors import InvalidRequest, refusal_of
+from serving.errors import InvalidRequest
 from serving.pb import geometry_pb2, prior_pb2
 from serving.prior_messages import message_of, prior_from
+from serving.refusals import refusal_of
 from spatial_index.errors import BadPrior
 from spatial_index.geojson import from_bbox
 from spatial_index.priors import (

@@ -10,16 +10,16 @@ from google.rpc import error_details_pb2, status_pb2
 
 from clnet_model.errors import BadImage, ModelError
 from serving import errors
-from serving.errors import (
-    DETAILS_KEY,
-    HIDDEN,
-    InvalidRequest,
-    OutOfCoverage,
-    ServingError,
-    WrongModel,
-    refusal_of,
+from serving.errors import InvalidRequest, OutOfCoverage, ServingError, WrongModel
+from serving.refusals import CODES, DETAILS_KEY, HIDDEN, refusal_of
+from spatial_index.errors import (
+    BadPrior,
+    DamagedStore,
+    ModelMismatch,
+    StoreInUse,
+    StoreMissing,
+    UnknownRegion,
 )
-from spatial_index.errors import BadPrior, DamagedStore, ModelMismatch, StoreInUse, UnknownRegion
 
 PRIOR = BadPrior("circle.radius_m", -1, "greater than 0", "leave it out")
 
@@ -34,10 +34,10 @@ PRIOR = BadPrior("circle.radius_m", -1, "greater than 0", "leave it out")
         (WrongModel("a", "b"), grpc.StatusCode.FAILED_PRECONDITION),
         (ModelMismatch("brig", "a", "b"), grpc.StatusCode.FAILED_PRECONDITION),
         (StoreInUse("/store", 1), grpc.StatusCode.UNAVAILABLE),
-        (errors.Overloaded(), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (errors.Overloaded(1.0), grpc.StatusCode.RESOURCE_EXHAUSTED),
         (errors.DeadlineExceeded(1.0), grpc.StatusCode.DEADLINE_EXCEEDED),
         (errors.PeerRefused("ipv4:1.2.3.4:5"), grpc.StatusCode.PERMISSION_DENIED),
-        (DamagedStore("/secret/path", "x"), grpc.StatusCode.INTERNAL),
+        (DamagedStore("/secret/path", "x"), grpc.StatusCode.DATA_LOSS),
         (ModelError("?"), grpc.StatusCode.INTERNAL),
         (ZeroDivisionError("secret"), grpc.StatusCode.INTERNAL),
     ],
@@ -46,10 +46,18 @@ def test_each_error_has_its_code(error, code):
     assert refusal_of(error).code is code
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("secret"), DamagedStore("/secret/path", "x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("secret"),
+        DamagedStore("/secret/path", "x"),
+        StoreInUse("/secret/path", 1),
+        StoreMissing("/secret/path", "x"),
+    ],
+)
 def test_an_internal_error_tells_nothing(error):
     refusal = refusal_of(error)
-    assert refusal.message == HIDDEN
+    assert refusal.message == HIDDEN[refusal.code]
     assert b"secret" not in refusal.trailing_metadata()[0][1]
 
 
@@ -85,14 +93,16 @@ def family(kind):
 def test_every_serving_error_is_decided_in_the_table():
     """Errors that a handler can raise have a row of their own; the others are for people at a terminal."""
     at_a_terminal = {
+        errors.BadKeys,
         errors.PortInUse,
         errors.AlreadyServing,
         errors.NotReady,
         errors.CallFailed,
         OutOfCoverage,
     }
-    decided = {kind for kind, _ in errors.CODES}
-    assert set(family(ServingError)) - decided == at_a_terminal
+    decided = {kind for kind, _ in CODES}
+    bases = {ServingError, errors._TryLater}
+    assert set(family(ServingError)) - bases - decided == at_a_terminal
 
 
 def test_errors_survive_pickling():

@@ -11,18 +11,12 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-import shapely
-import torch
 from google.rpc import error_details_pb2, status_pb2
 from google.type.latlng_pb2 import LatLng
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 
-from clnet_model.checkpoint import save_checkpoint
-from clnet_model.encoder import load_encoder
-from clnet_model.model import BackboneConfig, CLNet, CLNetConfig
-from clnet_model.preprocess import CanvasSpec, Panorama, decode_image, to_canvas
 from serving.app import Service, ServiceOptions, check_port, free_port, running, start_service
 from serving.client import Client
 from serving.edge import request_from
@@ -32,64 +26,29 @@ from serving.pb import answer_pb2
 from serving.pb.localization_service_pb2_grpc import LocalizationServiceStub
 from spatial_index.errors import StoreInUse, StoreMissing
 from spatial_index.priors import CirclePrior, PriorMode
-from spatial_index.records import GenerationSpec, PatchRecord
 from spatial_index.store import open_store
-from tiling.grid import GridSpec, LngLat, patches_over
+from tiling.grid import LngLat
 
-AREA = shapely.box(7.985, 46.313, 7.989, 46.316)
 NORTH = Query(heading=HeadingPrior(heading_deg=0.0))
 
 
-def street_image() -> bytes:
-    """A panorama of coloured blocks as JPEG."""
-    blocks = np.random.default_rng(3).integers(0, 255, (8, 16, 3), dtype=np.uint8)
+def blocks() -> bytes:
+    """The street image of the small world."""
+    pixels = np.random.default_rng(3).integers(0, 255, (8, 16, 3), dtype=np.uint8)
     data = io.BytesIO()
-    Image.fromarray(np.kron(blocks, np.ones((32, 32, 1), np.uint8))).save(data, "JPEG")
+    Image.fromarray(np.kron(pixels, np.ones((32, 32, 1), np.uint8))).save(data, "JPEG")
     return data.getvalue()
 
 
-def small_network() -> CLNet:
-    torch.manual_seed(0)
-    return CLNet(
-        CLNetConfig(
-            backbone=BackboneConfig(hidden_sizes=(8, 16, 24), depths=(1, 1, 1)),
-            canvas=CanvasSpec(height_px=32, width_px=128),
-            patch_px=64,
-            token_dim=16,
-            latent_azimuths=16,
-            latent_ranges=2,
-            azimuth_channels=4,
-        )
-    )
+STREET_IMAGE = blocks()
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory: pytest.TempPathFactory) -> ServiceOptions:
+def options(small_world, tmp_path_factory: pytest.TempPathFactory) -> ServiceOptions:
     """A store in which one patch has the vector of the street image and all others have random ones."""
-    folder = tmp_path_factory.mktemp("service")
-    save_checkpoint(folder / "checkpoint", small_network(), provenance={})
-    encoder = load_encoder(folder / "checkpoint", device="cpu")
-    canvas = to_canvas(decode_image(street_image()), Panorama(heading_deg=0.0), encoder.canvas)
-    seen = encoder.embed_ground(canvas[None])[0]  # (D,)
-    patches = list(patches_over(AREA, GridSpec()))
-    vectors = np.random.default_rng(0).normal(size=(len(patches), encoder.dim)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors[len(patches) // 2] = seen
-    with open_store(directory=folder / "store", create=True) as store:
-        spec = GenerationSpec(
-            region="brig", generation="g1", model_digest=encoder.digest, dim=encoder.dim, zoom=20, side_m=70.0
-        )
-        store.create_generation(spec)
-        records = [
-            PatchRecord(
-                location=patch.centre, quadkey=patch.quadkey, region="brig", generation="g1", side_m=70.0,
-                captured_at=None, source="test", valid_fraction=1.0, vector=vector,
-            )
-            for patch, vector in zip(patches, vectors, strict=True)
-        ]  # fmt: skip
-        store.write("brig", "g1", records)
-        store.promote("brig", "g1", coverage=AREA)
-    return ServiceOptions(store=folder / "store", checkpoint=folder / "checkpoint", port=0)
+    store = tmp_path_factory.mktemp("service") / "store"
+    small_world.build(store, ("g1",))
+    return ServiceOptions(store=store, checkpoint=small_world.checkpoint, port=0)
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +70,12 @@ def channel(service: Service) -> Iterator[grpc.Channel]:
 
 
 @pytest.fixture(scope="module")
-def true_patch(options: ServiceOptions) -> LngLat:
-    patches = list(patches_over(AREA, GridSpec()))
-    return patches[len(patches) // 2].centre
+def true_patch(small_world) -> LngLat:
+    return small_world.camera
 
 
 def test_locates_an_image(client, service, true_patch):
-    answer = client.localize(street_image(), NORTH)
+    answer = client.localize(STREET_IMAGE, NORTH)
     best = answer.hypotheses[0]
     assert answer.status == answer_pb2.LOCALIZATION_STATUS_LOCALIZED
     assert (best.position.longitude, best.position.latitude) == pytest.approx(true_patch, abs=1e-5)
@@ -130,7 +88,7 @@ def test_locates_an_image(client, service, true_patch):
 
 
 def test_finds_an_unknown_heading(client, true_patch):
-    answer = client.localize(street_image(), Query())
+    answer = client.localize(STREET_IMAGE, Query())
     best = answer.hypotheses[0]
     assert best.heading_deg == pytest.approx(0.0, abs=8.0) or best.heading_deg == pytest.approx(
         360.0, abs=8.0
@@ -139,9 +97,9 @@ def test_finds_an_unknown_heading(client, true_patch):
 
 
 def test_many_clients_get_the_answers_that_one_gets(client):
-    alone = client.localize(street_image(), NORTH)
+    alone = client.localize(STREET_IMAGE, NORTH)
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda _: client.localize(street_image(), NORTH), range(24)))
+        together = list(pool.map(lambda _: client.localize(STREET_IMAGE, NORTH), range(24)))
     for answer in together:
         assert answer.hypotheses[0].position == alone.hypotheses[0].position
         assert answer.hypotheses[0].probability == pytest.approx(alone.hypotheses[0].probability, abs=1e-3)
@@ -150,13 +108,13 @@ def test_many_clients_get_the_answers_that_one_gets(client):
 @pytest.mark.parametrize("mode", PriorMode)
 def test_a_prior_in_the_ocean_is_out_of_coverage(client, mode):
     prior = CirclePrior(centre=LngLat(lng=-30.0, lat=40.0), radius_m=1000.0, mode=mode)
-    answer = client.localize(street_image(), replace(NORTH, prior=prior))
+    answer = client.localize(STREET_IMAGE, replace(NORTH, prior=prior))
     assert answer.status == answer_pb2.LOCALIZATION_STATUS_OUT_OF_COVERAGE
     assert answer.searched_patches == 0
 
 
 def changed(**fields):
-    request = request_from(street_image(), NORTH)
+    request = request_from(STREET_IMAGE, NORTH)
     for path, value in fields.items():
         owner, names = request, path.split("__")
         for name in names[:-1]:
@@ -184,7 +142,7 @@ HERE = LatLng(latitude=46.3145, longitude=7.987)
     [
         ({"image__data": b"not an image"}, grpc.StatusCode.INVALID_ARGUMENT, "image.data"),
         ({"image__data": wide_png()}, grpc.StatusCode.INVALID_ARGUMENT, "image.data"),
-        ({"image__data": street_image()[:900]}, grpc.StatusCode.INVALID_ARGUMENT, "image.data"),
+        ({"image__data": STREET_IMAGE[:900]}, grpc.StatusCode.INVALID_ARGUMENT, "image.data"),
         ({"image__perspective__hfov_deg": 400.0}, grpc.StatusCode.INVALID_ARGUMENT, "image.perspective"),
         (
             {"heading_prior__heading_deg": float("nan")},
@@ -231,7 +189,7 @@ def test_a_message_above_the_limit_is_refused(channel):
 
 def test_the_client_turns_refusals_into_one_error(client):
     with pytest.raises(CallFailed, match="NOT_FOUND: unknown region 'atlantis'"):
-        client.localize(street_image(), Query(regions=("atlantis",)))
+        client.localize(STREET_IMAGE, Query(regions=("atlantis",)))
 
 
 def test_lists_the_regions(client):
