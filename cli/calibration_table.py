@@ -19,7 +19,16 @@ NEAR_M = 25.0
 BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0)
 
 HEADER = ("probability", "answers", "said %", "within 25 m %", "95 % interval")
-RADII_HEADER = ("queries", "n", "inside r68 %", "inside r95 %", "LOCALIZED %", "of them right %")
+RADII_HEADER = (
+    "queries",
+    "n",
+    "within 25 m %",
+    "inside r68 %",
+    "inside r95 %",
+    "heading inside r68 %",
+    "LOCALIZED %",
+    "of them right %",
+)
 OUTSIDE_HEADER = ("queries", "AUROC", "outside yet LOCALIZED %", "95 % interval")
 
 
@@ -32,6 +41,9 @@ class Judged:
     probability: float
     r68_m: float
     r95_m: float
+    heading_error_deg: float
+    heading_r68_deg: float
+    """0 where the heading was given and nothing about it was searched."""
     localized: bool
     similarity: float
     """Best similarity; -1 without a patch."""
@@ -57,8 +69,11 @@ class Reliability:
     """Figures of one kind of query; shares are 0 to 1."""
 
     queries: int
+    within_25m: float
     inside_r68: float
     inside_r95: float
+    heading_inside_r68: float | None
+    """None where headings were given."""
     localized: float
     localized_right: float | None
     """None when none is."""
@@ -79,14 +94,24 @@ def reliability(judged: Sequence[Judged]) -> Reliability:
     right = errors_m <= NEAR_M
     return Reliability(
         queries=len(judged),
+        within_25m=float(right.mean()),
         inside_r68=float(np.mean([each.error_m <= each.r68_m for each in judged])),
         inside_r95=float(np.mean([each.error_m <= each.r95_m for each in judged])),
+        heading_inside_r68=heading_inside_r68(judged),
         localized=float(localized.mean()),
         localized_right=float(right[localized].mean()) if localized.any() else None,
         auroc=auroc([each.similarity for each in judged], [each.outside_similarity for each in judged]),
         outside_localized=float(np.mean([each.outside_localized for each in judged])),
         bins=bins_of([each.probability for each in judged], right.tolist()),
     )
+
+
+def heading_inside_r68(judged: Sequence[Judged]) -> float | None:
+    """Share of the headings that are inside their radius; None where none was searched for."""
+    searched = [each for each in judged if each.heading_r68_deg > 0.0]
+    if not searched:
+        return None
+    return float(np.mean([each.heading_error_deg <= each.heading_r68_deg for each in searched]))
 
 
 def bins_of(said: Sequence[float], right: Sequence[bool]) -> tuple[Bin, ...]:
@@ -121,8 +146,10 @@ def rows(results: dict[str, Reliability]) -> list[tuple[str, ...]]:
         (
             name,
             str(each.queries),
+            _with_interval(each.within_25m, each.queries),
             _with_interval(each.inside_r68, each.queries),
             _with_interval(each.inside_r95, each.queries),
+            "–" if each.heading_inside_r68 is None else _with_interval(each.heading_inside_r68, each.queries),
             f"{100 * each.localized:.1f}",
             "–" if each.localized_right is None else f"{100 * each.localized_right:.1f}",
         )

@@ -28,6 +28,7 @@ from cli.demo_queries import HEADING_ACCURACY_DEG, StreetImage, distance_m
 from cli.tables import print_table
 from clnet_model.encoder import load_encoder
 from clnet_model.preprocess import decode_image
+from clnet_model.turning import heading_difference_deg
 from serving.coverage import WGS84
 from serving.fuse import Status
 from serving.locate import Answer, HeadingPrior, Index, Query, locate
@@ -44,7 +45,13 @@ if TYPE_CHECKING:
 
 AWAY_M = 150.0
 REGION = "city"
-KINDS = ("panorama, north known", "panorama, heading unknown", "photo, heading ±15°")
+KINDS = (
+    "panorama, north known",
+    "panorama, heading unknown",
+    "panorama, north assumed",
+    "photo, heading ±15°",
+)
+"""North assumed: what searching the heading is worth; the image's centre column is taken for north."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,9 +106,10 @@ def queries_of(image: StreetImage) -> Iterator[tuple[str, Query]]:
     if image.kind == "panorama":
         yield KINDS[0], Query(heading=HeadingPrior(heading_deg=image.heading_deg))
         yield KINDS[1], Query()
+        yield KINDS[2], Query(heading=HeadingPrior(heading_deg=0.0))
     else:
         compass = HeadingPrior(heading_deg=image.heading_measured_deg, accuracy_deg=HEADING_ACCURACY_DEG)
-        yield KINDS[2], Query(hfov_deg=image.hfov_deg, heading=compass)
+        yield KINDS[3], Query(hfov_deg=image.hfov_deg, heading=compass)
 
 
 def judge(image: StreetImage, query: Query, city: City, encoder: Encoder) -> Judged:
@@ -118,6 +126,10 @@ def judge(image: StreetImage, query: Query, city: City, encoder: Encoder) -> Jud
         probability=best.probability if best else 0.0,
         r68_m=best.r68_m if best else 0.0,
         r95_m=best.r95_m if best else 0.0,
+        heading_error_deg=float(heading_difference_deg(best.heading_deg, image.heading_deg))
+        if best
+        else 180.0,
+        heading_r68_deg=best.heading_r68_deg if best else 0.0,
         localized=here.status is Status.LOCALIZED,
         similarity=_similarity(here),
         outside_localized=there.status is Status.LOCALIZED,

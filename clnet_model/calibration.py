@@ -14,6 +14,8 @@ from clnet_model.errors import BadConfig
 
 Similarities = NDArray[np.float32]
 
+RAYLEIGH_68 = 1.5096  # √(-2 ln 0.32): where 68 % of a round Gaussian lie, in deviations per axis
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewCalibration:
@@ -22,18 +24,28 @@ class ViewCalibration:
     `temperature`: softmax(similarity / temperature) over a city's patches is the likeliest posterior of
     the true patch.
     `min_similarity`: best similarities below it come more likely from outside the gallery than from inside.
-    `position_sigma_m`: per-axis error of the interpolated position when the right patch was found.
+    `position_r68_m`, `position_r95_m`: radii that held the interpolated position where the right place was
+    found. Two of them, because the errors have a longer tail than a Gaussian.
+    `heading_r68_deg`, `heading_r95_deg`: the same of a heading that was searched for.
     """
 
     hfov_deg: float
     temperature: float
     min_similarity: float
-    position_sigma_m: float
+    position_r68_m: float
+    position_r95_m: float
+    heading_r68_deg: float
+    heading_r95_deg: float
     inside_similarity_p05: float
     inside_similarity_p50: float
     outside_similarity_p50: float
     outside_similarity_p95: float
     heading_known: bool = True
+
+    @property
+    def position_sigma_m(self) -> float:
+        """Deviation per axis of the round Gaussian with the same r68."""
+        return self.position_r68_m / RAYLEIGH_68
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +58,10 @@ class Calibration:
                 hfov_deg=360.0,
                 temperature=0.05,
                 min_similarity=-1.0,
-                position_sigma_m=12.0,
+                position_r68_m=18.0,
+                position_r95_m=30.0,
+                heading_r68_deg=10.0,
+                heading_r95_deg=20.0,
                 inside_similarity_p05=0.0,
                 inside_similarity_p50=0.0,
                 outside_similarity_p50=0.0,
@@ -68,10 +83,6 @@ class Calibration:
     @property
     def min_similarity(self) -> float:
         return self.views[-1].min_similarity
-
-    @property
-    def position_sigma_m(self) -> float:
-        return self.views[-1].position_sigma_m
 
     def at(self, hfov_deg: float, *, heading_known: bool = True) -> ViewCalibration:
         """The calibration of the nearest field of view that was fitted for such a search: the best of all
@@ -102,6 +113,11 @@ def fit_threshold(inside: Similarities, outside: Similarities) -> float:
     missed = np.searchsorted(np.sort(inside), levels, side="left") / len(inside)
     accepted = 1.0 - np.searchsorted(np.sort(outside), levels, side="left") / len(outside)
     return float(levels[np.argmin(missed + accepted)])
+
+
+def error_quantiles(r68: float, r95: float, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Errors that are not exceeded in `shares` (0 to 1) of the cases, from the two that were measured."""
+    return np.interp(shares, (0.0, 0.68, 0.95, 1.0), (0.0, r68, r95, 1.5 * r95))
 
 
 def _negative_log_likelihood(

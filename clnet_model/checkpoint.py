@@ -26,7 +26,7 @@ from clnet_model.errors import BadCheckpoint, ModelError
 from clnet_model.model import BackboneConfig, CLNet, CLNetConfig
 from clnet_model.preprocess import CanvasSpec
 
-FORMAT = 2
+FORMAT = 3
 SHIPPED = Path(__file__).parent / "checkpoints" / "clnet-sim-s"
 
 

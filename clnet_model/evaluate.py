@@ -12,9 +12,10 @@ from clnet_model.calibration import Calibration, ViewCalibration, fit_temperatur
 from clnet_model.data import GeoPairs, nearest_rows
 from clnet_model.encoder import Encoder, Vectors
 from clnet_model.preprocess import Pixels, roll_canvas
-from clnet_model.turning import turned
+from clnet_model.turning import heading_difference_deg, refined_heading, turned
 
 BLOCK = 256
+RIGHT_M = 25.0
 OUTSIDE_M = 150.0  # a gallery without any patch this close does not hold the query's place
 Progress = Callable[[str, float], None]
 
@@ -135,20 +136,36 @@ def similarity_blocks(
     progress: Progress | None = None,
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
     """Rows and their similarities (q, P) to the gallery; over all headings tried, the best."""
+    for rows, vectors in query_blocks(encoder, pairs, queries, progress=progress):
+        yield rows, best_similarity(vectors, gallery)
+
+
+def best_similarity(vectors: Vectors, gallery: Vectors) -> NDArray[np.float32]:
+    """(q, P) over the headings of vectors (R, q, D)."""
+    similarity = np.full((vectors.shape[1], len(gallery)), -np.inf, np.float32)
+    for at_heading in vectors:
+        np.maximum(similarity, at_heading @ gallery.T, out=similarity)
+    return similarity
+
+
+def query_blocks(
+    encoder: Encoder, pairs: GeoPairs, queries: QuerySet, *, progress: Progress | None = None
+) -> Iterator[tuple[NDArray[np.intp], Vectors]]:
+    """Rows and their vectors (R, q, D) at the R headings tried, evenly around the circle from 0."""
     usable = pairs.panoramas() if queries.hfov_deg >= 90 and len(pairs.panoramas()) else np.arange(len(pairs))
     turns = 1 if queries.heading_known else encoder.turns
     rolls = (0.0,) if queries.heading_known else _headings(encoder.calibration.heading_step_deg, turns)
     for start in range(0, len(usable), BLOCK):
         rows = usable[start : start + BLOCK]
         canvases = np.stack([_masked(pairs.canvases[row], queries, int(row)) for row in rows])
-        similarity = np.full((len(rows), len(gallery)), -np.inf, np.float32)
-        for offset_deg in rolls:
-            rolled = canvases if offset_deg == 0 else np.stack([roll_canvas(c, offset_deg) for c in canvases])
-            for vectors in np.split(turned(encoder.embed_ground(rolled), turns), turns):
-                np.maximum(similarity, vectors @ gallery.T, out=similarity)
+        rolled = [
+            canvases if roll_deg == 0 else np.stack([roll_canvas(c, roll_deg) for c in canvases])
+            for roll_deg in rolls
+        ]
+        vectors = turned(encoder.embed_ground(np.concatenate(rolled)), turns)
         if progress is not None:
             progress(f"{pairs.city}: {queries.name}", (start + len(rows)) / len(usable))
-        yield rows, similarity
+        yield rows, vectors.reshape(turns * len(rolls), len(rows), -1)
 
 
 def embed_gallery(encoder: Encoder, pairs: GeoPairs, *, progress: Progress | None = None) -> Vectors:
@@ -168,10 +185,34 @@ def calibrate(encoder: Encoder, pairs: GeoPairs, *, progress: Progress | None = 
     Queries from outside the gallery are the same queries with every patch within 150 m of them taken away.
     """
     gallery = embed_gallery(encoder, pairs, progress=progress)
+    errors_deg = {
+        queries.hfov_deg: heading_errors(encoder, pairs, queries, gallery=gallery)
+        for queries in CALIBRATED
+        if not queries.heading_known
+    }
     views = tuple(
-        _calibrate_view(encoder, pairs, queries, gallery=gallery, progress=progress) for queries in CALIBRATED
+        _calibrate_view(
+            encoder, pairs, queries, errors_deg[queries.hfov_deg], gallery=gallery, progress=progress
+        )
+        for queries in CALIBRATED
     )
     return replace(encoder.calibration, views=views, fitted=True)
+
+
+def heading_errors(
+    encoder: Encoder, pairs: GeoPairs, queries: QuerySet, *, gallery: Vectors
+) -> NDArray[np.float64]:
+    """Errors of the headings found, degrees, where the best patch lies within 25 m of the camera."""
+    found: list[float] = []
+    for rows, vectors in query_blocks(encoder, pairs, queries):
+        best = best_similarity(vectors, gallery).argmax(axis=1)
+        along = np.einsum("rqd,qd->qr", vectors, gallery[best])  # (q, R)
+        headings_deg = np.arange(len(vectors)) * 360.0 / len(vectors)
+        offset_m = pairs.street_xy_m[rows] - pairs.patch_xy_m[best]
+        for query in np.flatnonzero(np.hypot(*offset_m.T) <= RIGHT_M):
+            heading_deg = refined_heading(along[query], headings_deg)
+            found.append(float(heading_difference_deg(heading_deg, -turned_by_deg(int(rows[query])))))
+    return np.array(found)
 
 
 def interpolated_position(
@@ -179,7 +220,7 @@ def interpolated_position(
     patch_xy_m: NDArray[np.float64],
     *,
     temperature: float,
-    radius_m: float = 40.0,
+    radius_m: float,
 ) -> NDArray[np.float64]:
     """Posterior mean position (Q, 2) over the patches within `radius_m` of the best one."""
     best = similarity.argmax(axis=1)
@@ -191,6 +232,12 @@ def interpolated_position(
     return found
 
 
+def neighbour_reach_m(patch_xy_m: NDArray[np.float64]) -> float:
+    """How far patches speak of the same place, as the service has it: 20 m, or the eight neighbours."""
+    _, apart_m = nearest_rows(patch_xy_m[:64], patch_xy_m, count=2)
+    return max(20.0, 1.6 * float(np.median(apart_m[:, -1])))
+
+
 def _rank_block(
     similarity: NDArray[np.float32], pairs: GeoPairs, rows: NDArray[np.intp], temperature: float
 ) -> tuple[
@@ -198,7 +245,8 @@ def _rank_block(
 ]:
     true_xy = pairs.street_xy_m[rows]
     true_patch = nearest_rows(true_xy, pairs.patch_xy_m, count=1)[0][:, 0].astype(np.intp)
-    found = interpolated_position(similarity, pairs.patch_xy_m, temperature=temperature)
+    reach_m = neighbour_reach_m(pairs.patch_xy_m)
+    found = interpolated_position(similarity, pairs.patch_xy_m, temperature=temperature, radius_m=reach_m)
     offset = true_xy[:, None] - pairs.patch_xy_m[None]
     far = np.hypot(offset[..., 0], offset[..., 1]) > OUTSIDE_M
     return (
@@ -211,7 +259,13 @@ def _rank_block(
 
 
 def _calibrate_view(
-    encoder: Encoder, pairs: GeoPairs, queries: QuerySet, *, gallery: Vectors, progress: Progress | None
+    encoder: Encoder,
+    pairs: GeoPairs,
+    queries: QuerySet,
+    heading_errors_deg: NDArray[np.float64],
+    *,
+    gallery: Vectors,
+    progress: Progress | None,
 ) -> ViewCalibration:
     rows, blocks = zip(
         *similarity_blocks(encoder, pairs, queries, gallery=gallery, progress=progress), strict=True
@@ -222,18 +276,35 @@ def _calibrate_view(
     temperature = fit_temperature(similarity, true_patch)
     parts = _rank_block(similarity, pairs, np.concatenate(rows), temperature)
     error_m, inside, outside = parts[1], parts[2], parts[4]
-    right = error_m[error_m <= 25.0]
+    position_r68_m, position_r95_m = _radii(error_m[error_m <= RIGHT_M], otherwise=RIGHT_M)
+    heading_r68_deg, heading_r95_deg = _radii(heading_errors_deg, otherwise=180.0)
     return ViewCalibration(
         hfov_deg=queries.hfov_deg,
         heading_known=queries.heading_known,
         temperature=temperature,
         min_similarity=fit_threshold(inside, outside),
-        position_sigma_m=float(np.sqrt(np.mean(right**2) / 2)) if len(right) else 25.0,
+        position_r68_m=position_r68_m,
+        position_r95_m=position_r95_m,
+        heading_r68_deg=heading_r68_deg,
+        heading_r95_deg=heading_r95_deg,
         inside_similarity_p05=float(np.quantile(inside, 0.05)),
         inside_similarity_p50=float(np.quantile(inside, 0.5)),
         outside_similarity_p50=float(np.quantile(outside, 0.5)),
         outside_similarity_p95=float(np.quantile(outside, 0.95)),
     )
+
+
+def _radii(errors: NDArray[np.float64], *, otherwise: float) -> tuple[float, float]:
+    """What 68 and 95 % of the errors do not exceed; without any, `otherwise`."""
+    if not len(errors):
+        return otherwise, otherwise
+    r68, r95 = np.quantile(errors, (0.68, 0.95))
+    return float(r68), float(r95)
+
+
+def turned_by_deg(row: int) -> float:
+    """The pseudo-random angle by which the canvas of a row is turned where its heading is unknown."""
+    return float(np.random.default_rng(row).uniform(0, 360))
 
 
 def _headings(step_deg: float, turns: int) -> tuple[float, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -95,11 +94,6 @@ def area_of(prior: CirclePrior | PolygonPrior) -> BaseGeometry:
         prior.centre.lng * ones, prior.centre.lat * ones, azimuths, prior.radius_m * ones
     )
     return PolygonPrior(polygon=Polygon(np.column_stack([lngs, lats])[::-1])).polygon
-
-
-def expected_r68_m(position_sigma_m: float) -> float:
-    """Radius that holds 68 % of a round Gaussian with this deviation per axis (Rayleigh quantile)."""
-    return position_sigma_m * math.sqrt(-2.0 * math.log(0.32))
 
 
 def _part_of(region: RegionInfo, area: BaseGeometry | None, model_digest: str) -> Covered:

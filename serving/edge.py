@@ -173,6 +173,7 @@ def _hypothesis(hypothesis: Hypothesis) -> answer_pb2.Hypothesis:
         r68_m=hypothesis.r68_m,
         r95_m=hypothesis.r95_m,
         heading_deg=hypothesis.heading_deg,
+        heading_r68_deg=hypothesis.heading_r68_deg,
         supporting_patches=[_patch(patch) for patch in hypothesis.patches],
     )
 

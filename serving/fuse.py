@@ -20,7 +20,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from clnet_model.calibration import ViewCalibration
+from clnet_model.calibration import ViewCalibration, error_quantiles
+from clnet_model.turning import heading_difference_deg, refined_heading
 from spatial_index.geodesy import distances_m
 from spatial_index.priors import Prior, PriorMode, hard_part
 from spatial_index.records import PatchHit
@@ -47,14 +48,13 @@ MIN_PROBABILITY = 0.8
 # 24 headings retrieve up to 1,536 patches; those behind the 256 best hold no probability to speak of.
 MAX_EVIDENCE = 256
 
-# A Gaussian as 64 equally likely points: radii at the quantiles of the Rayleigh distribution, angles by the
-# golden ratio. Weighted quantiles of distances to them replace the non-central χ² distribution.
+# The error around a place as 64 equally likely points: radii at the quantiles of the errors that calibration
+# met, angles by the golden ratio. Headings that are off lie to both sides in turn.
 _SPREAD = 64
 _QUANTILES = (np.arange(_SPREAD) + 0.5) / _SPREAD
 _ANGLES = np.arange(_SPREAD) * np.pi * (3.0 - np.sqrt(5.0))
-UNIT_GAUSSIAN: Floats = np.sqrt(-2.0 * np.log1p(-_QUANTILES))[:, None] * np.column_stack(
-    [np.cos(_ANGLES), np.sin(_ANGLES)]
-)  # (64, 2)
+_DIRECTIONS: Floats = np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (64, 2)
+_SIDES: Floats = np.where(np.arange(_SPREAD) % 2, -1.0, 1.0)  # (64,)
 
 
 class Status(Enum):
@@ -88,6 +88,8 @@ class Hypothesis:
     """Holds the camera with 68 % probability, all hypotheses considered."""
     r95_m: float
     heading_deg: float
+    heading_r68_deg: float
+    """Holds the heading, to either side, with 68 % probability, all places and headings considered."""
     patches: tuple[RankedPatch, ...]
     """The supporting patches, best first."""
 
@@ -121,9 +123,17 @@ class Evidence:
 
 
 def fuse(
-    evidence: Evidence, *, prior: Prior | None, calibration: ViewCalibration, max_hypotheses: int
+    evidence: Evidence,
+    *,
+    prior: Prior | None,
+    calibration: ViewCalibration,
+    max_hypotheses: int,
+    heading_accuracy_deg: float = 180.0,
 ) -> Fusion:
-    """Posterior over the patches, places by descending probability, radii and status."""
+    """Posterior over the patches, places by descending probability, radii and status.
+
+    `heading_accuracy_deg`: half-width of the headings that were possible beforehand.
+    """
     evidence = allowed(evidence, prior)
     if not evidence.hits:
         return Fusion(status=Status.OUT_OF_COVERAGE, hypotheses=(), patches=(), prior_conflict=False)
@@ -132,14 +142,24 @@ def fuse(
     evidence, posterior = evidence.rows(best), normalised(log_odds[best])
     patches = rank(evidence, posterior)
     places = find_places(evidence, posterior)
-    shown = places[:max_hypotheses]
-    radii_m = [radii_around(place, places, calibration.position_sigma_m) for place in shown]
-    hypotheses = tuple(
-        _hypothesis(place, evidence, patches, radii) for place, radii in zip(shown, radii_m, strict=True)
-    )
+    headings = heading_weights(evidence, posterior, calibration.temperature)  # (R,)
+    spread_deg = heading_spread_deg(calibration, len(headings), heading_accuracy_deg)
+    hypotheses = [
+        Hypothesis(
+            position=place.position,
+            probability=place.probability,
+            r68_m=radii_m[0],
+            r95_m=radii_m[1],
+            heading_deg=place.heading_deg,
+            heading_r68_deg=heading_radius(place.heading_deg, evidence.headings_deg, headings, spread_deg),
+            patches=tuple(patches[row] for row in place.members[:SUPPORTING_PATCHES]),
+        )
+        for place in places[:max_hypotheses]
+        for radii_m in (radii_around(place, places, calibration),)
+    ]
     return Fusion(
         status=judge(places, float(evidence.similarities.max()), calibration),
-        hypotheses=hypotheses,
+        hypotheses=tuple(hypotheses),
         patches=tuple(patches),
         prior_conflict=contradicts(prior, places[0].position, evidence.hits[places[0].members[0]]),
     )
@@ -239,19 +259,57 @@ def climb(near: NDArray[np.bool_]) -> Ints:
     return np.asarray(target)
 
 
-def radii_around(place: Place, places: Sequence[Place], sigma_m: float) -> tuple[float, float]:
-    """Radii around a place that hold 68 and 95 % of the posterior, metres; each place is a round Gaussian."""
+def radii_around(place: Place, places: Sequence[Place], calibration: ViewCalibration) -> tuple[float, float]:
+    """Radii around a place that hold 68 and 95 % of the posterior, metres; each place is a round spread of
+    the errors that calibration met."""
+    errors_m = error_quantiles(calibration.position_r68_m, calibration.position_r95_m, _QUANTILES)  # (64,)
     lngs = [other.position.lng for other in places]
     lats = [other.position.lat for other in places]
     away_m = distances_m(place.position, lngs, lats)  # (P,)
     centres = np.column_stack([away_m, np.zeros_like(away_m)])  # (P, 2)
-    offsets = centres[:, None] + sigma_m * UNIT_GAUSSIAN  # (P, 64, 2)
-    distance_m = np.linalg.norm(offsets, axis=2).ravel()
-    weight = np.repeat([other.probability / _SPREAD for other in places], _SPREAD)
-    order = np.argsort(distance_m)
-    cumulative = np.cumsum(weight[order]) - weight[order] / 2
-    r68_m, r95_m = np.interp((0.68, 0.95), cumulative / weight.sum(), distance_m[order])
-    return float(r68_m), float(r95_m)
+    offsets = centres[:, None] + errors_m[:, None] * _DIRECTIONS  # (P, 64, 2)
+    weight = np.repeat([other.probability for other in places], _SPREAD)
+    r68_m, r95_m = weighted_quantiles(np.linalg.norm(offsets, axis=2).ravel(), weight, (0.68, 0.95))
+    return r68_m, r95_m
+
+
+def heading_weights(evidence: Evidence, posterior: Floats, temperature: float) -> Floats:
+    """Share of the posterior at each heading tried, (R,)."""
+    odds = evidence.similarities / temperature  # (K, R)
+    shares = np.exp(odds - odds.max(axis=1, keepdims=True))
+    return np.asarray(posterior @ (shares / shares.sum(axis=1, keepdims=True)))
+
+
+def heading_spread_deg(calibration: ViewCalibration, tried: int, accuracy_deg: float) -> tuple[float, float]:
+    """Errors of a right heading that 68 and 95 % do not exceed: as calibration met them where headings were
+    searched, and no more than was unknown beforehand."""
+    unknown = 0.68 * accuracy_deg, 0.95 * accuracy_deg
+    if tried == 1:
+        return unknown
+    return min(calibration.heading_r68_deg, unknown[0]), min(calibration.heading_r95_deg, unknown[1])
+
+
+def heading_radius(
+    heading_deg: float, headings_deg: Floats, weights: Floats, spread_deg: tuple[float, float]
+) -> float:
+    """Half-width around a heading that holds 68 % of the posterior over all headings, degrees.
+
+    Headings tried next to it are the same one, seen from beside.
+    """
+    away_deg = heading_difference_deg(headings_deg, heading_deg)  # (R,)
+    step_deg = float(headings_deg[1] - headings_deg[0]) if len(headings_deg) > 1 else 0.0
+    centres = np.where(away_deg <= 1.01 * step_deg, 0.0, away_deg)
+    errors_deg = _SIDES * error_quantiles(*spread_deg, _QUANTILES)  # (64,)
+    off_deg = np.abs(centres[:, None] + errors_deg).ravel()
+    return min(180.0, weighted_quantiles(off_deg, np.repeat(weights, _SPREAD), (0.68,))[0])
+
+
+def weighted_quantiles(values: Floats, weights: Floats, shares: Sequence[float]) -> list[float]:
+    """Values that `shares` (0 to 1) of the weight do not exceed."""
+    order = np.argsort(values)
+    weight = weights[order]
+    middle = (np.cumsum(weight) - weight / 2) / weight.sum()
+    return [float(value) for value in np.interp(shares, middle, values[order])]
 
 
 def judge(places: Sequence[Place], best_similarity: float, calibration: ViewCalibration) -> Status:
@@ -286,38 +344,6 @@ def mean_position(centres: Floats, weights: Floats, peak: Floats) -> LngLat:
     offset = weights @ _wrapped(centres - peak) / weights.sum()  # (2,)
     x_m = (float(peak[0] + offset[0]) + WORLD_M / 2) % WORLD_M - WORLD_M / 2
     return lnglat_at(x_m, float(peak[1] + offset[1]))
-
-
-def refined_heading(similarities: Floats, headings_deg: Floats) -> float:
-    """The best heading, refined by the parabola through it and its two neighbours where those were tried.
-
-    `similarities` and `headings_deg` are (R,), the headings evenly spaced; a full circle of them wraps.
-    """
-    best = int(np.argmax(similarities))
-    if len(headings_deg) < 3:
-        return float(headings_deg[best] % 360.0)
-    step_deg = float(headings_deg[1] - headings_deg[0])
-    circular = step_deg * len(headings_deg) > 359.0
-    if not circular and best in {0, len(headings_deg) - 1}:
-        return float(headings_deg[best] % 360.0)
-    left, middle, right = similarities[np.array([best - 1, best, best + 1]) % len(headings_deg)]
-    curvature = left - 2.0 * middle + right
-    if not (np.isfinite(curvature) and curvature < 0.0):
-        return float(headings_deg[best] % 360.0)
-    return float((headings_deg[best] + 0.5 * (left - right) / curvature * step_deg) % 360.0)
-
-
-def _hypothesis(
-    place: Place, evidence: Evidence, patches: Sequence[RankedPatch], radii_m: tuple[float, float]
-) -> Hypothesis:
-    return Hypothesis(
-        position=place.position,
-        probability=place.probability,
-        r68_m=radii_m[0],
-        r95_m=radii_m[1],
-        heading_deg=place.heading_deg,
-        patches=tuple(patches[row] for row in place.members[:SUPPORTING_PATCHES]),
-    )
 
 
 def _wrapped(offsets: Floats) -> Floats:

@@ -228,6 +228,7 @@ def conclude(
         prior=query.prior,
         calibration=calibration_for(query, calibration),
         max_hypotheses=query.max_hypotheses,
+        heading_accuracy_deg=query.heading.accuracy_deg if query.heading else 180.0,
     )
     return Answer(
         status=fusion.status,

@@ -12,7 +12,7 @@ from google.type.latlng_pb2 import LatLng
 from shapely.geometry.base import BaseGeometry
 
 from clnet_model.calibration import Calibration
-from serving.coverage import Coverage, Covered, area_of, expected_r68_m
+from serving.coverage import Coverage, Covered, area_of
 from serving.edge import check_lengths
 from serving.errors import InvalidRequest
 from serving.pb import (
@@ -148,7 +148,7 @@ def coverage_response(
             coverage_pb2.ExpectedAccuracy(
                 hfov_deg=view.hfov_deg,
                 heading_known=view.heading_known,
-                r68_m=expected_r68_m(view.position_sigma_m) if calibration.fitted else None,
+                r68_m=view.position_r68_m if calibration.fitted else None,
             )
             for view in calibration.views
         ],

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.type import latlng_pb2 as google_dot_type_dot_latlng__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63lnet/geoloc/v1/answer.proto\x12\x0f\x63lnet.geoloc.v1\x1a\x18google/type/latlng.proto\"\xb8\x01\n\nHypothesis\x12%\n\x08position\x18\x01 \x01(\x0b\x32\x13.google.type.LatLng\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\r\n\x05r68_m\x18\x03 \x01(\x01\x12\r\n\x05r95_m\x18\x04 \x01(\x01\x12\x13\n\x0bheading_deg\x18\x05 \x01(\x01\x12;\n\x12supporting_patches\x18\x06 \x03(\x0b\x32\x1f.clnet.geoloc.v1.CandidatePatch\"\xb8\x01\n\x0e\x43\x61ndidatePatch\x12\x0f\n\x07quadkey\x18\x01 \x01(\t\x12#\n\x06\x63\x65ntre\x18\x02 \x01(\x0b\x32\x13.google.type.LatLng\x12\x0e\n\x06side_m\x18\x03 \x01(\x01\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x12\n\ngeneration\x18\x05 \x01(\t\x12\x12\n\nsimilarity\x18\x06 \x01(\x01\x12\x13\n\x0bprobability\x18\x07 \x01(\x01\x12\x13\n\x0bheading_deg\x18\x08 \x01(\x01\"0\n\nGeneration\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\t*\xd4\x01\n\x12LocalizationStatus\x12#\n\x1fLOCALIZATION_STATUS_UNSPECIFIED\x10\x00\x12!\n\x1dLOCALIZATION_STATUS_LOCALIZED\x10\x01\x12!\n\x1dLOCALIZATION_STATUS_AMBIGUOUS\x10\x02\x12*\n&LOCALIZATION_STATUS_NO_CONFIDENT_MATCH\x10\x03\x12\'\n#LOCALIZATION_STATUS_OUT_OF_COVERAGE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63lnet/geoloc/v1/answer.proto\x12\x0f\x63lnet.geoloc.v1\x1a\x18google/type/latlng.proto\"\xd1\x01\n\nHypothesis\x12%\n\x08position\x18\x01 \x01(\x0b\x32\x13.google.type.LatLng\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\r\n\x05r68_m\x18\x03 \x01(\x01\x12\r\n\x05r95_m\x18\x04 \x01(\x01\x12\x13\n\x0bheading_deg\x18\x05 \x01(\x01\x12;\n\x12supporting_patches\x18\x06 \x03(\x0b\x32\x1f.clnet.geoloc.v1.CandidatePatch\x12\x17\n\x0fheading_r68_deg\x18\x07 \x01(\x01\"\xb8\x01\n\x0e\x43\x61ndidatePatch\x12\x0f\n\x07quadkey\x18\x01 \x01(\t\x12#\n\x06\x63\x65ntre\x18\x02 \x01(\x0b\x32\x13.google.type.LatLng\x12\x0e\n\x06side_m\x18\x03 \x01(\x01\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x12\n\ngeneration\x18\x05 \x01(\t\x12\x12\n\nsimilarity\x18\x06 \x01(\x01\x12\x13\n\x0bprobability\x18\x07 \x01(\x01\x12\x13\n\x0bheading_deg\x18\x08 \x01(\x01\"0\n\nGeneration\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\t*\xd4\x01\n\x12LocalizationStatus\x12#\n\x1fLOCALIZATION_STATUS_UNSPECIFIED\x10\x00\x12!\n\x1dLOCALIZATION_STATUS_LOCALIZED\x10\x01\x12!\n\x1dLOCALIZATION_STATUS_AMBIGUOUS\x10\x02\x12*\n&LOCALIZATION_STATUS_NO_CONFIDENT_MATCH\x10\x03\x12\'\n#LOCALIZATION_STATUS_OUT_OF_COVERAGE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.pb.answer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOCALIZATIONSTATUS']._serialized_start=500
-  _globals['_LOCALIZATIONSTATUS']._serialized_end=712
+  _globals['_LOCALIZATIONSTATUS']._serialized_start=525
+  _globals['_LOCALIZATIONSTATUS']._serialized_end=737
   _globals['_HYPOTHESIS']._serialized_start=76
-  _globals['_HYPOTHESIS']._serialized_end=260
-  _globals['_CANDIDATEPATCH']._serialized_start=263
-  _globals['_CANDIDATEPATCH']._serialized_end=447
-  _globals['_GENERATION']._serialized_start=449
-  _globals['_GENERATION']._serialized_end=497
+  _globals['_HYPOTHESIS']._serialized_end=285
+  _globals['_CANDIDATEPATCH']._serialized_start=288
+  _globals['_CANDIDATEPATCH']._serialized_end=472
+  _globals['_GENERATION']._serialized_start=474
+  _globals['_GENERATION']._serialized_end=522
 # @@protoc_insertion_point(module_scope)

@@ -64,6 +64,7 @@ class Hypothesis(_message.Message):
     R95_M_FIELD_NUMBER: _builtins.int
     HEADING_DEG_FIELD_NUMBER: _builtins.int
     SUPPORTING_PATCHES_FIELD_NUMBER: _builtins.int
+    HEADING_R68_DEG_FIELD_NUMBER: _builtins.int
     probability: _builtins.float
     """Probability that this is the right place, 0 to 1, over all hypotheses."""
     r68_m: _builtins.float
@@ -74,6 +75,10 @@ class Hypothesis(_message.Message):
     """Radius around `position` that holds the camera with 95 % probability, metres."""
     heading_deg: _builtins.float
     """Heading of the centre column of the image, degrees clockwise from true north."""
+    heading_r68_deg: _builtins.float
+    """Half-width around `heading_deg` that holds the heading with 68 % probability, degrees. All places and headings
+    count, as in `r68_m`.
+    """
     @_builtins.property
     def position(self) -> _latlng_pb2.LatLng:
         """Estimated camera position, WGS84."""
@@ -91,10 +96,11 @@ class Hypothesis(_message.Message):
         r95_m: _builtins.float = ...,
         heading_deg: _builtins.float = ...,
         supporting_patches: _abc.Iterable[Global___CandidatePatch] | None = ...,
+        heading_r68_deg: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heading_deg", b"heading_deg", "position", b"position", "probability", b"probability", "r68_m", b"r68_m", "r95_m", b"r95_m", "supporting_patches", b"supporting_patches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heading_deg", b"heading_deg", "heading_r68_deg", b"heading_r68_deg", "position", b"position", "probability", b"probability", "r68_m", b"r68_m", "r95_m", b"r95_m", "supporting_patches", b"supporting_patches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

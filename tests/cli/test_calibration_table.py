@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ def drawn(count: int, seed: int = 0) -> list[Judged]:
         found.append(
             Judged(
                 error_m=error_m, probability=probability, r68_m=1.5096 * sigma_m, r95_m=2.4477 * sigma_m,
+                heading_error_deg=abs(dice.normal(0, 2.0)), heading_r68_deg=1.989,
                 localized=probability > 0.8, similarity=0.6 + 0.1 * dice.normal(),
                 outside_localized=bool(dice.random() < 0.05), outside_similarity=0.4 + 0.1 * dice.normal(),
             )
@@ -55,6 +57,13 @@ def test_radii_are_counted():
     result = reliability(right)
     assert result.inside_r68 == pytest.approx(0.68, abs=0.015)
     assert result.inside_r95 == pytest.approx(0.95, abs=0.01)
+    assert result.heading_inside_r68 == pytest.approx(0.68, abs=0.015)
+
+
+def test_a_given_heading_has_no_share():
+    given = [replace(each, heading_r68_deg=0.0) for each in drawn(20)]
+    assert reliability(given).heading_inside_r68 is None
+    assert rows({"x": reliability(given)})[0][5] == "–"
 
 
 def test_outside_is_told_from_inside():

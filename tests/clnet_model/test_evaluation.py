@@ -19,6 +19,7 @@ from clnet_model.evaluate import (
     QuerySet,
     calibrate,
     evaluate,
+    heading_errors,
     interpolated_position,
     rank_of_true,
 )
@@ -95,7 +96,9 @@ def test_harder_questions_are_asked_with_other_pixels(city: GeoPairs, queries: Q
 
 def test_position_between_two_equal_patches_is_their_middle() -> None:
     xy = np.array([[0.0, 0.0], [20.0, 0.0], [200.0, 0.0]])
-    found = interpolated_position(np.array([[0.8, 0.8, 0.1]], np.float32), xy, temperature=0.05)
+    found = interpolated_position(
+        np.array([[0.8, 0.8, 0.1]], np.float32), xy, temperature=0.05, radius_m=40.0
+    )
     np.testing.assert_allclose(found, [[10.0, 0.0]])
 
 
@@ -122,6 +125,26 @@ def test_calibration_has_all_searches_and_picks_the_nearest(city: GeoPairs) -> N
     assert fitted.at(70).hfov_deg == 90
     assert fitted.temperature == fitted.at(360).temperature
     assert fitted.min_similarity <= fitted.views[-1].inside_similarity_p50
+
+
+class ColumnEncoder(MapEncoder):
+    """Sees the brightness of each column of a canvas."""
+
+    def embed_ground(self, canvases: Pixels) -> Vectors:
+        columns = canvases[..., :3].astype(np.float32).mean(axis=(1, 3))  # (B, W)
+        columns -= columns.mean(axis=1, keepdims=True)
+        return columns / np.linalg.norm(columns, axis=1, keepdims=True)
+
+
+def test_headings_that_a_search_finds_are_measured(city: GeoPairs) -> None:
+    """With headings 360/128 degrees apart and columns as wide, the parabola is within a fraction of one."""
+    encoder = ColumnEncoder(city, turns=8, calibration=Calibration(heading_step_deg=360 / 128))
+    own = nearest_rows(city.street_xy_m, city.patch_xy_m, count=1)[0][:, 0]
+    gallery = np.zeros((len(city.patches), 128), np.float32)
+    gallery[own] = encoder.embed_ground(city.canvases)
+    errors_deg = heading_errors(encoder, city, UNKNOWN_HEADING, gallery=gallery)
+    assert len(errors_deg) > 40
+    assert np.quantile(errors_deg, 0.95) < 1.5
 
 
 def test_true_patch_is_the_nearest_centre(city: GeoPairs) -> None:

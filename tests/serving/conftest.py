@@ -45,7 +45,7 @@ class FakeEncoder:
 
     def __init__(self) -> None:
         self.canvas = CanvasSpec(height_px=16, width_px=360)
-        view = replace(Calibration().views[0], min_similarity=0.5, position_sigma_m=5.0)
+        view = replace(Calibration().views[0], min_similarity=0.5, position_r68_m=7.5, position_r95_m=12.2)
         self.calibration = Calibration(views=(view,))
 
     def embed_ground(self, canvases: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clnet_model.calibration import Calibration
-from serving.coverage import area_of, expected_r68_m, holes_in, survey
+from serving.coverage import area_of, holes_in, survey
 from serving.errors import InvalidRequest
 from serving.pb import geometry_pb2, localization_service_pb2, prior_pb2
 from serving.region_messages import area_from, coverage_response
@@ -89,10 +89,6 @@ def test_a_circle_over_the_antimeridian_has_two_parts():
     assert len(disc.geoms) == 2
 
 
-def test_the_expected_radius_is_the_rayleigh_quantile():
-    assert expected_r68_m(1.0) == pytest.approx(1.5096, abs=1e-4)
-
-
 def test_holes_of_nothing_are_none():
     assert holes_in(shapely.Polygon()).is_empty
 
@@ -118,4 +114,4 @@ def test_an_uncalibrated_model_promises_nothing():
     answer = coverage_response(found, calibration=Calibration(), model_digest="m")
     assert not any(accuracy.HasField("r68_m") for accuracy in answer.expected_accuracies)
     fitted = coverage_response(found, calibration=Calibration(fitted=True), model_digest="m")
-    assert fitted.expected_accuracies[0].r68_m == pytest.approx(12.0 * 1.5096, rel=1e-3)
+    assert fitted.expected_accuracies[0].r68_m == 18.0

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clnet_model.calibration import Calibration
-from serving.fuse import Place, Status, fuse, gather, normalised, radii_around, refined_heading
+from clnet_model.calibration import Calibration, error_quantiles
+from clnet_model.turning import heading_difference_deg
+from serving.fuse import Place, Status, fuse, gather, heading_radius, normalised, radii_around
 from spatial_index.geodesy import distances_m
 from spatial_index.geojson import from_bbox
 from spatial_index.priors import AllOf, AnyOf, CirclePrior, PriorMode
 from tiling.grid import LngLat, stride_m
 
-VIEW = Calibration().views[0]  # temperature 0.05, σ 12 m, no similarity threshold
+VIEW = Calibration().views[0]  # temperature 0.05, r68 18 m, no similarity threshold
 NORTH = np.array([0.0])
 
 
@@ -182,16 +183,18 @@ def test_a_place_across_the_antimeridian_is_one_place(make_hit):
 def test_radii_hold_what_they_promise():
     """Positions drawn from the posterior itself lie within r68 and r95 that often."""
     rng = np.random.default_rng(0)
-    centre, sigma_m = LngLat(8.0, 46.0), 6.0
+    centre, view = LngLat(8.0, 46.0), replace(VIEW, position_r68_m=9.0, position_r95_m=24.0)
     metres_per_deg = np.array([111_319.5 * np.cos(np.radians(46.0)) * 1.0017, 111_150.0])
     places = [
         Place(position=LngLat(*(np.array(centre) + np.array(at) / metres_per_deg)), probability=share,
               members=np.array([0]), heading_deg=0.0)
         for at, share in (((0, 0), 0.8), ((40, 0), 0.15), ((300, 100), 0.05))
     ]  # fmt: skip
-    r68_m, r95_m = radii_around(places[0], places, sigma_m)
+    r68_m, r95_m = radii_around(places[0], places, view)
     drawn = rng.choice(3, 20_000, p=[0.8, 0.15, 0.05])
-    at = np.array([(0, 0), (40, 0), (300, 100)])[drawn] + sigma_m * rng.normal(size=(20_000, 2))
+    error_m, angle = error_quantiles(9.0, 24.0, rng.uniform(size=20_000)), rng.uniform(0, 2 * np.pi, 20_000)
+    off_m = error_m[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
+    at = np.array([(0, 0), (40, 0), (300, 100)])[drawn] + off_m
     away_m = np.linalg.norm(at, axis=1)
     assert np.mean(away_m <= r68_m) == pytest.approx(0.68, abs=0.01)
     assert np.mean(away_m <= r95_m) == pytest.approx(0.95, abs=0.01)
@@ -204,16 +207,36 @@ def test_probabilities_sum_to_one_and_never_vanish(log_odds):
     assert (probability > 0).all()
 
 
-def test_heading_is_refined_between_the_steps_tried():
+def test_the_radius_of_a_heading_holds_what_it_promises():
+    """Headings drawn from the posterior: mostly near the best one, sometimes the opposite way."""
+    rng = np.random.default_rng(0)
     headings_deg = np.arange(24) * 15.0
-    truth_deg = 2.0  # the best step is 0, its left neighbour is 345
-    similarities = 0.9 - 1e-4 * ((headings_deg - truth_deg + 180.0) % 360.0 - 180.0) ** 2
-    assert refined_heading(similarities, headings_deg) == pytest.approx(truth_deg, abs=0.01)
+    weights = np.zeros(24)
+    weights[[1, 2, 13]] = 0.4, 0.25, 0.35  # 15°, its neighbour, 195°
+    r68_deg = heading_radius(17.0, headings_deg, weights, (3.0, 8.0))
+    peak = rng.random(20_000) < 0.65
+    error_deg = error_quantiles(3.0, 8.0, rng.uniform(size=20_000)) * rng.choice([-1.0, 1.0], 20_000)
+    drawn_deg = np.where(peak, 17.0, 195.0) + error_deg
+    inside = heading_difference_deg(drawn_deg, 17.0) <= r68_deg
+    assert np.mean(inside) == pytest.approx(0.68, abs=0.02)
 
 
-def test_heading_without_neighbours_is_the_one_tried():
-    assert refined_heading(np.array([0.4]), np.array([-10.0])) == pytest.approx(350.0)
-    assert refined_heading(np.array([0.4, -np.inf, -np.inf]), np.array([0.0, 15.0, 30.0])) == 0.0
+def test_a_heading_that_was_given_is_as_good_as_it_was_given(make_hit):
+    fusion = fuse(
+        gather([[[make_hit()]]], NORTH),
+        prior=None,
+        calibration=VIEW,
+        max_hypotheses=1,
+        heading_accuracy_deg=5.0,
+    )
+    assert fusion.hypotheses[0].heading_r68_deg == pytest.approx(0.68 * 5.0, rel=0.02)
+
+
+def test_a_heading_that_was_searched_is_no_worse_than_it_was_given(make_hit):
+    headings_deg = np.array([-4.0, 0.0, 4.0])
+    evidence = gather([[[make_hit(score=0.3)], [make_hit(score=0.9)], [make_hit(score=0.3)]]], headings_deg)
+    found = fuse(evidence, prior=None, calibration=VIEW, max_hypotheses=1, heading_accuracy_deg=4.0)
+    assert found.hypotheses[0].heading_r68_deg == pytest.approx(0.68 * 4.0, rel=0.02)
 
 
 def test_hits_of_several_searches_are_joined_by_patch(make_hit):
