@@ -49,6 +49,10 @@ def serve(
     audit_log: Annotated[
         Path | None, typer.Option(help="Append a line of JSON for every call.", show_default=False)
     ] = None,
+    shadow_share: Annotated[
+        float,
+        typer.Option(help="Share of inexact searches to repeat exactly, for the metrics.", min=0.0, max=1.0),
+    ] = 0.01,
     trace_file: Annotated[
         Path | None, typer.Option(help="Append trace spans as lines of JSON.", show_default=False)
     ] = None,
@@ -78,6 +82,7 @@ def serve(
         metrics_port=metrics_port,
         keys=api_keys(settings),
         audit_log=audit_log,
+        shadow_share=shadow_share,
         traces=TraceSettings(
             otlp_endpoint=settings.otlp_endpoint, file=trace_file.absolute() if trace_file else None
         ),

@@ -97,6 +97,8 @@ class ServiceOptions:
     """Without any, anybody may locate and nobody may administer."""
     audit_log: Path | None = None
     traces: TraceSettings = field(default_factory=TraceSettings)
+    shadow_share: float = 0.01
+    """Share of the searches by a graph or int8 that are repeated exactly, for the metric of their recall."""
     encoder_threads: int | None = None
     """None: all cores."""
     encoder_gpus: float = 0.0
@@ -265,7 +267,7 @@ def build_application(
         health_check_period_s=HEALTH_CHECK_S,
         **stopping,
         ray_actor_options={"num_cpus": 0.1},
-    )(IndexReplica).bind(open_index, traces=options.traces)
+    )(IndexReplica).bind(open_index, traces=options.traces, shadow_share=options.shadow_share)
     gate = GateSettings(
         public=options.public,
         keys=options.keys,

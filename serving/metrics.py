@@ -29,9 +29,6 @@ class IngressMetrics:
             "clnet_stage_seconds", "Duration of the stages of a localization.", list(SECONDS), ("stage",)
         )
         self._inside = Gauge("clnet_requests_in_flight", "Requests being worked on.")
-        self._shadow_recall = Histogram(
-            "clnet_shadow_recall", "Share of the exact result that a plan found.", list(SHARES), ("plan",)
-        )
 
     def call(self, method: str, code: str, caller: str, seconds: float) -> None:
         """One call has ended."""
@@ -49,6 +46,15 @@ class IngressMetrics:
     def in_flight(self, count: int) -> None:
         """So many requests are being worked on now."""
         self._inside.set(float(count))
+
+
+class IndexMetrics:
+    """What the index sees of its searches."""
+
+    def __init__(self) -> None:
+        self._shadow_recall = Histogram(
+            "clnet_shadow_recall", "Share of the exact result that a plan found.", list(SHARES), ("plan",)
+        )
 
     def shadow_recall(self, plan: str, recall: float) -> None:
         """A search was repeated exactly to see what its plan had missed."""

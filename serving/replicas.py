@@ -20,9 +20,10 @@ from clnet_model.preprocess import CanvasSpec, Pixels
 from serving.batching import Batcher
 from serving.errors import DeadlineExceeded
 from serving.locate import Vectors
-from serving.metrics import EncoderMetrics
+from serving.metrics import EncoderMetrics, IndexMetrics
 from serving.once import Once, RequestKey
 from serving.regions import Change, RegionStore, generations_of, make
+from serving.shadow import Shadow
 from serving.tracing import Carrier, TraceSettings, Tracing
 from spatial_index.records import GenerationInfo, RegionInfo
 from spatial_index.store import SearchRequest, SearchResult
@@ -94,8 +95,11 @@ class EncoderReplica:
 class IndexReplica:
     """Holds the store; an embedded store has one owner, hence one replica."""
 
-    def __init__(self, open_index: Callable[[], RegionStore], *, traces: TraceSettings) -> None:
+    def __init__(
+        self, open_index: Callable[[], RegionStore], *, traces: TraceSettings, shadow_share: float
+    ) -> None:
         self._index = open_index()
+        self._shadow = Shadow(self._index.search, IndexMetrics().shadow_recall, share=shadow_share)
         self._tracing = Tracing("clnet-index", traces)
         self._changing = asyncio.Lock()
         self._once: Once[RegionInfo | None] = Once(finish=True)
@@ -119,10 +123,13 @@ class IndexReplica:
 
         with self._tracing.span("store.search", errand.carrier, searches=len(requests)):
             try:
-                return await asyncio.to_thread(run)
+                found = await asyncio.to_thread(run)
             except asyncio.CancelledError:
                 gone.set()
                 raise
+        for request, result in zip(requests, found, strict=True):
+            self._shadow.consider(request, result)
+        return found
 
     async def regions(self) -> list[RegionInfo]:
         """The live regions."""

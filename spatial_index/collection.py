@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
+import numpy as np
 from qdrant_client import models
 from shapely.geometry import Polygon
 
+from spatial_index.errors import StoreUnavailable
 from spatial_index.meta import GenerationMeta
 from spatial_index.payload import (
     CAPTURED_AT,
@@ -20,8 +23,9 @@ from spatial_index.payload import (
     to_payload,
     to_spot,
 )
-from spatial_index.planner import Plan
-from spatial_index.records import PatchHit, PatchRecord, Vectors, point_id
+from spatial_index.planner import FULL_SCAN_KB, GRAPH_EFFORT, GRAPH_LINKS, Method
+from spatial_index.profile import PointSample
+from spatial_index.records import GenerationSpec, PatchHit, PatchRecord, Vectors, point_id
 from spatial_index.remote import Remote
 from spatial_index.selection import (
     NOTHING,
@@ -36,6 +40,7 @@ from spatial_index.selection import (
 )
 
 SCROLL_PAGE = 5_000
+SETTLE_POLL_S = 0.2
 _PAYLOAD_BYTES = 600  # one point's payload and id on the wire, with a long source name
 _INDEXES = {
     LOCATION: models.PayloadSchemaType.GEO,
@@ -56,8 +61,8 @@ class RemoteCollection:
         self._remote.call(
             self._remote.client.create_collection,
             self._name,
-            vectors_config=models.VectorParams(size=meta.spec.dim, distance=models.Distance.DOT),
-            hnsw_config=models.HnswConfigDiff(m=0),  # no plan searches the graph: do not spend on building it
+            vectors_config=_vectors(meta.spec),
+            hnsw_config=models.HnswConfigDiff(m=0),  # whether it gets a graph is seen when it is full
             strict_mode_config=models.StrictModeConfig(enabled=True, unindexed_filtering_retrieve=False),
             shard_number=settings.shard_number,
             replication_factor=settings.replication_factor,
@@ -119,13 +124,17 @@ class RemoteCollection:
         return self._remote.call(client.count, self._name, count_filter=_filter(candidates), exact=True).count
 
     def nearest(
-        self, vectors: Vectors, limit: int, candidates: Candidates, plan: Plan
+        self, vectors: Vectors, limit: int, candidates: Candidates, method: Method
     ) -> list[list[PatchHit]]:
         """The best `limit` candidates for each of (Q, D) vectors, in one call."""
         condition = _filter(candidates)
         requests = [
             models.QueryRequest(
-                query=row, filter=condition, limit=limit, params=_params(plan), with_payload=HIT_FIELDS
+                query=row,
+                filter=condition,
+                limit=limit,
+                params=_params(method, limit),
+                with_payload=HIT_FIELDS,
             )
             for row in vectors.tolist()
         ]
@@ -134,6 +143,48 @@ class RemoteCollection:
             [to_hit(uuid.UUID(str(hit.id)), hit.score, hit.payload or {}) for hit in answer.points]
             for answer in found
         ]
+
+    def sample(self, count: int) -> PointSample:
+        """Up to `count` points; ids are hashes, so the first by id are as good as drawn."""
+        page, _ = self._remote.call(
+            self._remote.client.scroll,
+            self._name,
+            limit=count,
+            with_payload=SPOT_FIELDS,
+            with_vectors=True,
+        )
+        return PointSample(
+            vectors=np.array([point.vector for point in page], dtype=np.float32),
+            locations=tuple(to_spot(uuid.UUID(str(p.id)), p.payload or {}).location for p in page),
+        )
+
+    def with_graph(self) -> RemoteCollection:
+        """The same collection, when the server has linked its points into a graph."""
+        self._remote.call(
+            self._remote.client.update_collection,
+            self._name,
+            hnsw_config=models.HnswConfigDiff(
+                m=GRAPH_LINKS, ef_construct=GRAPH_EFFORT, full_scan_threshold=FULL_SCAN_KB
+            ),
+        )
+        self.settle()
+        return self
+
+    def settle(self) -> None:
+        """Wait until the server has nothing left to optimise.
+
+        Raises:
+            StoreUnavailable: it has not come to rest within `settle_s`.
+        """
+        deadline_s = time.monotonic() + self._remote.settings.settle_s
+        while self._remote.call(self._remote.client.get_collection, self._name).status != "green":
+            if time.monotonic() > deadline_s:
+                raise StoreUnavailable(
+                    f"{self._remote.place}/collections/{self._name}",
+                    f"it has been optimising for {self._remote.settings.settle_s:.0f} s",
+                    "see the server's log, and promote again when the collection is green",
+                )
+            time.sleep(SETTLE_POLL_S)
 
     def _first_capture(self, direction: models.Direction) -> datetime | None:
         page, _ = self._remote.call(
@@ -146,12 +197,36 @@ class RemoteCollection:
         return from_timestamp((page[0].payload or {}).get(CAPTURED_AT)) if page else None
 
 
-def _params(plan: Plan) -> models.SearchParams:
-    match plan.name:
+def _vectors(spec: GenerationSpec) -> models.VectorParams:
+    int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+    return models.VectorParams(
+        size=spec.dim,
+        distance=models.Distance.DOT,
+        datatype=models.Datatype.FLOAT16 if spec.storage == "float16" else None,
+        quantization_config=models.ScalarQuantization(scalar=int8) if spec.storage == "int8" else None,
+        on_disk=spec.storage == "int8" or None,
+    )
+
+
+def _params(method: Method, limit: int) -> models.SearchParams:
+    rescored = (
+        models.QuantizationSearchParams(rescore=True, oversampling=method.oversampling)
+        if method.oversampling
+        else None
+    )
+    match method.name:
         case "exact":
             return models.SearchParams(exact=True)
+        case "rescored":
+            return models.SearchParams(quantization=rescored)
+        case "graph":
+            return models.SearchParams(hnsw_ef=method.list_length(limit), quantization=rescored)
+        case "acorn":
+            everywhere = models.AcornSearchParams(enable=True, max_selectivity=1.0)
+            ef = method.list_length(limit)
+            return models.SearchParams(hnsw_ef=ef, quantization=rescored, acorn=everywhere)
         case _:
-            raise ValueError(f"unknown plan {plan.name!r}")
+            raise ValueError(f"unknown method {method.name!r}")
 
 
 def _filter(candidates: Candidates) -> models.Filter | None:

@@ -32,6 +32,8 @@ from spatial_index.files import disk_error
 from spatial_index.folder import StoreFolder
 from spatial_index.live import LiveRegions, list_generations, previous_of, rollback_target
 from spatial_index.meta import GenerationMeta, Release
+from spatial_index.planner import Profile
+from spatial_index.profile import Planning
 from spatial_index.records import (
     GenerationInfo,
     GenerationSpec,
@@ -53,11 +55,11 @@ from spatial_index.store import SearchRequest, SearchResult
 class EmbeddedStore:
     """A `Store` in a folder. See `spatial_index.store.Store` for what each call does and raises."""
 
-    def __init__(self, directory: Path, *, create: bool = False) -> None:
+    def __init__(self, directory: Path, *, create: bool = False, planning: Planning | None = None) -> None:
         self._lock = threading.RLock()
         self._place = str(directory)
         self._folder: StoreFolder | None = StoreFolder(directory, create=create)
-        self._shards = Shards(self._folder)
+        self._shards = Shards(self._folder, planning or Planning())
         self._router = Router()
         try:
             with self._open() as folder:
@@ -95,7 +97,8 @@ class EmbeddedStore:
             if not self._shards.get(meta).size():
                 raise EmptyGeneration(region, generation)
             previous = previous_of(meta, folder.live(region))
-            folder.write_meta(meta.released(_release(self._shards.settle(meta), coverage, previous)))
+            shard, profile = self._shards.settle(meta)
+            folder.write_meta(meta.released(_release(shard, coverage, previous, profile)))
             folder.point(region, generation)
             self._live = _read_live(folder)
 
@@ -141,7 +144,11 @@ class EmbeddedStore:
     def search(self, request: SearchRequest) -> SearchResult:
         with self._open():
             live = [
-                Collection(info=meta.region_info(), open=partial(self._shards.get, meta))
+                Collection(
+                    info=meta.region_info(),
+                    open=partial(self._shards.get, meta),
+                    profile=meta.release.profile if meta.release else None,
+                )
                 for meta in self._live.searchable(request.regions)
             ]
             return run_search(request, live, self._router)
@@ -212,7 +219,7 @@ def _existing(folder: StoreFolder, region: str, generation: str) -> GenerationMe
     return meta
 
 
-def _release(shard: Shard, coverage: BaseGeometry, previous: str | None) -> Release:
+def _release(shard: Shard, coverage: BaseGeometry, previous: str | None, profile: Profile | None) -> Release:
     """What the shard holds."""
     earliest, latest = shard.imagery_range()
     return Release(
@@ -221,4 +228,5 @@ def _release(shard: Shard, coverage: BaseGeometry, previous: str | None) -> Rele
         imagery_from=earliest,
         imagery_to=latest,
         previous=previous,
+        profile=profile,
     )

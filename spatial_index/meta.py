@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from spatial_index.errors import SpatialIndexError
 from spatial_index.payload import from_timestamp, to_timestamp
+from spatial_index.planner import Profile
 from spatial_index.records import GenerationInfo, GenerationSpec, RegionInfo, check_coverage, check_name
 
 FORMAT = 1  # raise it when a stored field changes its meaning
@@ -32,6 +33,8 @@ class Release:
     imagery_to: datetime | None
     previous: str | None = None
     """The generation that was live when this one was promoted; a rollback returns to it."""
+    profile: Profile | None = None
+    """What its planner goes by; None: it is searched exactly."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,17 +126,19 @@ def _release_json(release: Release) -> dict[str, Any]:
         "imagery_from": to_timestamp(release.imagery_from) if release.imagery_from else None,
         "imagery_to": to_timestamp(release.imagery_to) if release.imagery_to else None,
         "previous": release.previous,
+        "profile": release.profile.to_json() if release.profile else None,
     }
 
 
 def _release(values: Mapping[str, Any]) -> Release:
-    previous = values.get("previous")
+    previous, profile = values.get("previous"), values.get("profile")
     return Release(
         patches=int(values["patches"]),
         coverage=check_coverage(shape(values["coverage"])),
         imagery_from=from_timestamp(values.get("imagery_from")),
         imagery_to=from_timestamp(values.get("imagery_to")),
         previous=check_name("generation", previous) if previous is not None else None,
+        profile=Profile.from_json(profile) if profile else None,
     )
 
 

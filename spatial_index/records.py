@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal, get_args
 
 import numpy as np
 from mercantile import LngLat
@@ -27,6 +28,9 @@ MAX_NORM_ERROR = 1e-3  # float16 round trips move a unit vector's norm by about 
 NAME_RULE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 Vectors = NDArray[np.float32]
+
+Storage = Literal["float32", "float16", "int8"]
+"""How vectors are kept. `int8`: float32 on the disk, and int8 in memory to search first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -77,10 +81,13 @@ class GenerationSpec:
     dim: int
     zoom: int
     side_m: float
+    storage: Storage = "float32"
 
     def __post_init__(self) -> None:
         check_name("region", self.region)
         check_name("generation", self.generation)
+        if self.storage not in get_args(Storage):
+            raise BadRecord("storage", self.storage, ", ".join(get_args(Storage)), "float32 loses nothing")
         if self.dim < 1:
             raise BadRecord("dim", self.dim, "1 or more", "take it from the encoder")
         if not 0 <= self.zoom <= 30:

@@ -45,6 +45,9 @@ class ServerSettings:
     """First pause before a retry; doubles each time, with jitter."""
     batch_bytes: int = 4_000_000
     """Per write call; proxies and the server's own limits start at 5 MB."""
+    settle_s: float = 3 * 3600.0
+    """Longest wait for a generation to be optimised before it is promoted; a graph of a million points takes
+    minutes on a large server, half an hour on two cores."""
     refresh_s: float = 5.0
     """How long a search may rely on the list of live regions before asking again."""
     shard_number: int | None = None

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from spatial_index.errors import BadSearch, ModelMismatch, UnknownRegion
-from spatial_index.planner import Plan, choose_plan
+from spatial_index.planner import EXACT, Method, Plan, Profile, choose_plan
 from spatial_index.priors import Prior, RegionPrior, leaves_of
 from spatial_index.records import PatchHit, RegionInfo, Vectors, check_unit_rows
 from spatial_index.routing import Router, route
@@ -40,7 +40,7 @@ class Points(Protocol):
         """Exact number of candidates."""
 
     def nearest(
-        self, vectors: Vectors, limit: int, candidates: Candidates, plan: Plan
+        self, vectors: Vectors, limit: int, candidates: Candidates, method: Method
     ) -> list[list[PatchHit]]:
         """The best `limit` candidates for each of (Q, D) vectors, by descending score."""
 
@@ -51,6 +51,7 @@ class Collection:
 
     info: RegionInfo
     open: Callable[[], Points]
+    profile: Profile | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +62,7 @@ class Target:
     points: Points
     candidates: Candidates
     count: int
+    plan: Plan
 
 
 def run_search(request: SearchRequest, live: Sequence[Collection], router: Router) -> SearchResult:
@@ -78,21 +80,27 @@ def run_search(request: SearchRequest, live: Sequence[Collection], router: Route
     in_region = route(select(request.prior), router.footprints([collection.info for collection in live]))
     routed = [(collection, in_region(collection.info)) for collection in asked]
     touched = [
-        _target(collection, selection, request.prior)
+        _target(collection, selection, request)
         for collection, selection in routed
         if selection.outer != NOTHING
     ]
     targets = [target for target in touched if target.count]
     for target in targets:
         _check_model(request, target.info)
-    total = sum(target.count for target in targets)
-    plan = choose_plan(candidates=total, patches=sum(collection.info.patches for collection in asked))
     found = [
-        target.points.nearest(request.vectors, min(request.limit, target.count), target.candidates, plan)
+        target.points.nearest(
+            request.vectors, min(request.limit, target.count), target.candidates, target.plan.method
+        )
         for target in targets
     ]
     hits = [_merge([lists[row] for lists in found], request.limit) for row in range(len(request.vectors))]
-    return SearchResult(hits=hits, candidates=total, plan=plan.name, plan_reason=plan.reason)
+    return SearchResult(
+        hits=hits,
+        candidates=sum(target.count for target in targets),
+        plan="+".join(sorted({target.plan.method.name for target in targets})) or EXACT.name,
+        plan_reason="; ".join(f"{target.info.name}: {target.plan.reason}" for target in targets)
+        or "the prior touches no patch",
+    )
 
 
 def run_probe(points: Points, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
@@ -103,7 +111,7 @@ def run_probe(points: Points, vectors: Vectors, limit: int) -> list[list[PatchHi
     """
     _check_ask(vectors, limit)
     size = points.size()
-    return points.nearest(vectors, limit, Candidates(), choose_plan(candidates=size, patches=size))
+    return points.nearest(vectors, min(limit, size), Candidates(), EXACT) if size else [[] for _ in vectors]
 
 
 def _check_ask(vectors: Vectors, limit: int) -> None:
@@ -129,14 +137,16 @@ def _named(request: SearchRequest, live: Sequence[Collection]) -> list[Collectio
     return [by_name[name] for name in sorted(set(request.regions) or by_name)]
 
 
-def _target(collection: Collection, selection: Selection, prior: Prior | None) -> Target:
-    points = collection.open()
+def _target(collection: Collection, selection: Selection, request: SearchRequest) -> Target:
+    points, prior = collection.open(), request.prior
     excluded: tuple[uuid.UUID, ...] = ()
     if prior is not None and not selection.is_exact:
         excluded = _outside(prior, list(points.between(selection)), collection.info.name)
     candidates = Candidates(condition=selection.outer, excluded=excluded)
     count = collection.info.patches if candidates.everything else points.count(candidates)
-    return Target(info=collection.info, points=points, candidates=candidates, count=count)
+    profile = None if request.exact else collection.profile
+    plan = choose_plan(candidates=count, patches=collection.info.patches, profile=profile)
+    return Target(info=collection.info, points=points, candidates=candidates, count=count, plan=plan)
 
 
 def _outside(prior: Prior, spots: Sequence[Spot], region: str) -> tuple[uuid.UUID, ...]:

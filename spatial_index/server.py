@@ -28,6 +28,7 @@ from spatial_index.errors import (
 )
 from spatial_index.live import LiveRegions, list_generations, previous_of, rollback_target
 from spatial_index.meta import GenerationMeta, Release
+from spatial_index.profile import Planning, profile_of
 from spatial_index.records import (
     GenerationInfo,
     GenerationSpec,
@@ -51,8 +52,14 @@ class ServerStore:
     """A `Store` on a Qdrant server. See `spatial_index.store.Store` for what each call does and raises."""
 
     def __init__(
-        self, *, url: str, api_key: str | None = None, settings: ServerSettings | None = None
+        self,
+        *,
+        url: str,
+        api_key: str | None = None,
+        settings: ServerSettings | None = None,
+        planning: Planning | None = None,
     ) -> None:
+        self._planning = planning or Planning()
         self._remote: Remote | None = Remote(url, api_key, settings or ServerSettings())
         self._place = self._remote.place
         self._lock = threading.Lock()  # guards the two fields below
@@ -91,6 +98,8 @@ class ServerStore:
         patches = collection.size()
         if not patches:
             raise EmptyGeneration(region, generation)
+        collection.settle()
+        profile = profile_of(collection, meta.spec.storage, self._planning, with_graph=collection.with_graph)
         earliest, latest = collection.imagery_range()
         release = Release(
             patches=patches,
@@ -98,6 +107,7 @@ class ServerStore:
             imagery_from=earliest,
             imagery_to=latest,
             previous=previous_of(meta, self._live_name(region)),
+            profile=profile,
         )
         self._write_meta(meta.released(release))
         self._point(region, generation)
@@ -171,7 +181,8 @@ class ServerStore:
 
     def _live_collection(self, meta: GenerationMeta) -> Collection:
         points = partial(self._collection, meta.spec.region, meta.spec.generation)
-        return Collection(info=meta.region_info(), open=points)
+        profile = meta.release.profile if meta.release else None
+        return Collection(info=meta.region_info(), open=points, profile=profile)
 
     def _patches(self, meta: GenerationMeta) -> int:
         return self._collection(meta.spec.region, meta.spec.generation).size()

@@ -8,16 +8,19 @@ from spatial_index.errors import DamagedStore, SpatialIndexError
 from spatial_index.files import check_room
 from spatial_index.folder import StoreFolder
 from spatial_index.meta import GenerationMeta
+from spatial_index.planner import Profile
+from spatial_index.profile import Planning, profile_of
 from spatial_index.records import GenerationSpec
 from spatial_index.seal import check_seal, write_seal
-from spatial_index.shard import EMPTY_BYTES, Shard, flush_bytes
+from spatial_index.shard import EMPTY_BYTES, Shard, flush_bytes, optimize_bytes
 
 
 class Shards:
     """Shards by (region, generation). Not safe for several threads at once."""
 
-    def __init__(self, folder: StoreFolder) -> None:
+    def __init__(self, folder: StoreFolder, planning: Planning) -> None:
         self._folder = folder
+        self._planning = planning
         self._open: dict[tuple[str, str], Shard] = {}
         self._engine = f"qdrant-edge-py {version('qdrant-edge-py')}"
 
@@ -30,7 +33,7 @@ class Shards:
         check_room(self._folder.root, EMPTY_BYTES)
         self._folder.clear(spec.region, spec.generation)
         path = self._folder.shard(spec.region, spec.generation)
-        self._open[spec.region, spec.generation] = Shard.create(path, spec.dim)
+        self._open[spec.region, spec.generation] = Shard.create(path, spec.dim, spec.storage)
 
     def get(self, meta: GenerationMeta) -> Shard:
         """The generation's shard; a promoted one is compared with its checksums and its count first.
@@ -45,23 +48,45 @@ class Shards:
             self._open[key] = self._load(meta)
         return self._open[key]
 
-    def settle(self, meta: GenerationMeta) -> Shard:
-        """The shard with its files in their final state and sealed.
+    def settle(self, meta: GenerationMeta) -> tuple[Shard, Profile | None]:
+        """The shard with its files in their final state and sealed, and what its planner will go by.
 
         It is loaded anew for that: the engine tidies its files once as it loads them.
 
         Raises:
             StoreFull: no room for it.
         """
-        region, generation = meta.spec.region, meta.spec.generation
-        shard = self.get(meta)
+        spec, shard = meta.spec, self.get(meta)
         check_room(self._folder.root, EMPTY_BYTES + flush_bytes(shard.size()))
         shard.flush()
-        self.close(region, generation)
-        path = self._folder.shard(region, generation)
-        shard = self._open[region, generation] = Shard.load(path)
+        shard = self._reload(spec)
+        if spec.storage == "int8":
+            shard = self._optimized(shard, spec)
+        profile = profile_of(
+            shard, spec.storage, self._planning, with_graph=lambda: self._optimized(self._graphed(spec), spec)
+        )
+        shard = self._open[spec.region, spec.generation]
         shard.flush()
-        write_seal(self._folder.seal_file(region, generation), path, self._engine)
+        path = self._folder.shard(spec.region, spec.generation)
+        write_seal(self._folder.seal_file(spec.region, spec.generation), path, self._engine)
+        return shard, profile
+
+    def _optimized(self, shard: Shard, spec: GenerationSpec) -> Shard:
+        """The shard with its int8 vectors and its graph up to date."""
+        check_room(self._folder.root, EMPTY_BYTES + optimize_bytes(shard.size(), spec.dim))
+        shard.optimize()
+        shard.flush()
+        return self._reload(spec)
+
+    def _graphed(self, spec: GenerationSpec) -> Shard:
+        """The shard, set to have a graph."""
+        return self._reload(spec, graph=True)
+
+    def _reload(self, spec: GenerationSpec, *, graph: bool = False) -> Shard:
+        self.close(spec.region, spec.generation)
+        path = self._folder.shard(spec.region, spec.generation)
+        shard = Shard.load_with_graph(path, spec.dim, spec.storage) if graph else Shard.load(path)
+        self._open[spec.region, spec.generation] = shard
         return shard
 
     def close(self, region: str | None = None, generation: str | None = None) -> None:

@@ -29,6 +29,8 @@ class SearchRequest:
     prior: Prior | None = None
     regions: tuple[str, ...] = ()
     """Names of live regions; none named means all of them."""
+    exact: bool = False
+    """Compare every candidate, whatever that takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +42,9 @@ class SearchResult:
     candidates: int
     """Exact number of patches that pass the filter; 0 means that the prior touches no patch."""
     plan: str
+    """Names of the methods used, `exact` where every candidate was compared."""
     plan_reason: str
+    """By region: the method, the counts that led to it, and what it costs beside the exact scan."""
 
 
 class Store(Protocol):
