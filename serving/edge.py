@@ -79,6 +79,7 @@ def response_from(answer: Answer) -> localization_service_pb2.LocalizeResponse:
             for region, generation in answer.generations
         ],
         plan=answer.plan,
+        plan_reason=answer.plan_reason,
         searched_patches=answer.searched_patches,
         timings=localization_service_pb2.StageTimings(
             **{f"{stage}_ms": spent_ms for stage, spent_ms in answer.timings_ms.items()}

@@ -143,7 +143,6 @@ def fuse(
     patches = rank(evidence, posterior)
     places = find_places(evidence, posterior)
     headings = heading_weights(evidence, posterior, calibration.temperature)  # (R,)
-    spread_deg = heading_spread_deg(calibration, len(headings), heading_accuracy_deg)
     hypotheses = [
         Hypothesis(
             position=place.position,
@@ -151,7 +150,12 @@ def fuse(
             r68_m=radii_m[0],
             r95_m=radii_m[1],
             heading_deg=place.heading_deg,
-            heading_r68_deg=heading_radius(place.heading_deg, evidence.headings_deg, headings, spread_deg),
+            heading_r68_deg=heading_radius(
+                place.heading_deg,
+                evidence.headings_deg,
+                headings,
+                heading_spread_deg(calibration, len(headings), heading_accuracy_deg, place.probability),
+            ),
             patches=tuple(patches[row] for row in place.members[:SUPPORTING_PATCHES]),
         )
         for place in places[:max_hypotheses]
@@ -280,13 +284,25 @@ def heading_weights(evidence: Evidence, posterior: Floats, temperature: float) -
     return np.asarray(posterior @ (shares / shares.sum(axis=1, keepdims=True)))
 
 
-def heading_spread_deg(calibration: ViewCalibration, tried: int, accuracy_deg: float) -> tuple[float, float]:
-    """Errors of a right heading that 68 and 95 % do not exceed: as calibration met them where headings were
-    searched, and no more than was unknown beforehand."""
+def heading_spread_deg(
+    calibration: ViewCalibration, tried: int, accuracy_deg: float, probability: float
+) -> tuple[float, float]:
+    """Errors of the heading at a place that 68 and 95 % do not exceed.
+
+    A heading that was given is as good as it was given. One that was searched for is as good as calibration
+    met it where the place is right. Where it is not, it is any heading that was possible; around the full
+    circle the weights of the other headings say so already.
+    """
     unknown = 0.68 * accuracy_deg, 0.95 * accuracy_deg
     if tried == 1:
         return unknown
-    return min(calibration.heading_r68_deg, unknown[0]), min(calibration.heading_r95_deg, unknown[1])
+    right = 1.0 if accuracy_deg >= 180.0 else probability
+    searched = calibration.heading_r68_deg, calibration.heading_r95_deg
+    r68, r95 = (
+        min(right * found + (1.0 - right) * given, given)
+        for found, given in zip(searched, unknown, strict=True)
+    )
+    return r68, r95
 
 
 def heading_radius(

@@ -107,6 +107,7 @@ class Answer:
     generations: tuple[tuple[str, str], ...]
     """(region, generation) of the patches retrieved."""
     plan: str
+    plan_reason: str
     searched_patches: int
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
@@ -238,6 +239,7 @@ def conclude(
         model_digest=model_digest,
         generations=_generations(fusion),
         plan=inside.plan,
+        plan_reason=inside.plan_reason,
         searched_patches=inside.candidates,
     )
 

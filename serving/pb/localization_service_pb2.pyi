@@ -127,6 +127,7 @@ class LocalizeResponse(_message.Message):
     SEARCHED_PATCHES_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PLAN_REASON_FIELD_NUMBER: _builtins.int
     status: _answer_pb2.LocalizationStatus.ValueType
     """How far the hypotheses may be trusted."""
     prior_conflict: _builtins.bool
@@ -134,11 +135,13 @@ class LocalizeResponse(_message.Message):
     model_digest: _builtins.str
     """Digest of the model that embedded the image."""
     plan: _builtins.str
-    """How the index was searched, e.g. "exact"."""
+    """How the index was searched: "exact", "rescored", "graph", "acorn", or several joined by "+" where regions differ."""
     searched_patches: _builtins.int
     """Indexed patches that pass the position prior and the regions."""
     request_id: _builtins.str
     """The request's name, if it had one."""
+    plan_reason: _builtins.str
+    """Why the index was searched so: by region the counts, and what the plan costs beside the exact scan. For people."""
     @_builtins.property
     def hypotheses(self) -> _containers.RepeatedCompositeFieldContainer[_answer_pb2.Hypothesis]:
         """Places by descending probability."""
@@ -168,10 +171,11 @@ class LocalizeResponse(_message.Message):
         searched_patches: _builtins.int = ...,
         timings: Global___StageTimings | None = ...,
         request_id: _builtins.str | None = ...,
+        plan_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_request_id", b"_request_id", "request_id", b"request_id", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request_id", b"_request_id", "candidate_patches", b"candidate_patches", "generations", b"generations", "hypotheses", b"hypotheses", "model_digest", b"model_digest", "plan", b"plan", "prior_conflict", b"prior_conflict", "request_id", b"request_id", "searched_patches", b"searched_patches", "status", b"status", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request_id", b"_request_id", "candidate_patches", b"candidate_patches", "generations", b"generations", "hypotheses", b"hypotheses", "model_digest", b"model_digest", "plan", b"plan", "plan_reason", b"plan_reason", "prior_conflict", b"prior_conflict", "request_id", b"request_id", "searched_patches", b"searched_patches", "status", b"status", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
     _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015

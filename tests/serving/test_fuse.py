@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from clnet_model.calibration import Calibration, error_quantiles
 from clnet_model.turning import heading_difference_deg
-from serving.fuse import Place, Status, fuse, gather, heading_radius, normalised, radii_around
+from serving.fuse import (
+    Place,
+    Status,
+    fuse,
+    gather,
+    heading_radius,
+    heading_spread_deg,
+    normalised,
+    radii_around,
+)
 from spatial_index.geodesy import distances_m
 from spatial_index.geojson import from_bbox
 from spatial_index.priors import AllOf, AnyOf, CirclePrior, PriorMode
@@ -237,6 +246,14 @@ def test_a_heading_that_was_searched_is_no_worse_than_it_was_given(make_hit):
     evidence = gather([[[make_hit(score=0.3)], [make_hit(score=0.9)], [make_hit(score=0.3)]]], headings_deg)
     found = fuse(evidence, prior=None, calibration=VIEW, max_hypotheses=1, heading_accuracy_deg=4.0)
     assert found.hypotheses[0].heading_r68_deg == pytest.approx(0.68 * 4.0, rel=0.02)
+
+
+def test_a_heading_at_an_unlikely_place_is_any_that_was_possible():
+    sure = heading_spread_deg(VIEW, 3, 15.0, 1.0)
+    unsure = heading_spread_deg(VIEW, 3, 15.0, 0.1)
+    assert sure == (VIEW.heading_r68_deg, 0.95 * 15.0)  # 10°, and 20° cut to what was possible
+    assert sure[0] < unsure[0] < 0.68 * 15.0
+    assert heading_spread_deg(VIEW, 32, 180.0, 0.1) == (VIEW.heading_r68_deg, VIEW.heading_r95_deg)
 
 
 def test_hits_of_several_searches_are_joined_by_patch(make_hit):

@@ -1,6 +1,8 @@
 """Works on a store until it is killed, saying each step before it begins and once it is acknowledged.
 
-    python store_worker.py PLACE SEED      PLACE: a folder, or the address of a Qdrant server
+    python store_worker.py PLACE SEED [graph]      PLACE: a folder, or the address of a Qdrant server
+
+With `graph` every promotion builds a graph and measures it.
 
 It prints `begin STEP …` and `done`. The test that kills it knows from that what must be there; what the
 patches hold follows from their generation's name and number alone.
@@ -17,6 +19,8 @@ import numpy as np
 from mercantile import LngLat
 from shapely.geometry import box
 
+from spatial_index.embedded import EmbeddedStore
+from spatial_index.profile import Planning
 from spatial_index.records import GenerationSpec, PatchRecord
 from spatial_index.store import Store, open_store
 
@@ -26,8 +30,10 @@ MOST = 600
 """Patches in one generation."""
 
 
-def open_place(place: str) -> Store:
+def open_place(place: str, *, graph: bool = False) -> Store:
     """The store in a folder, or on a server."""
+    if graph:
+        return EmbeddedStore(Path(place), create=True, planning=Planning(exact_enough_ms=0.0, small=0))
     url = place if place.startswith("http") else None
     return open_store(directory=Path(place), url=url, create=True)
 
@@ -63,10 +69,11 @@ def record_of(generation: str, index: int, vector: np.ndarray) -> PatchRecord:
 class Worker:
     """Builds one generation after the other, promotes, rolls back, drops, opens the store again."""
 
-    def __init__(self, place: str, seed: int) -> None:
+    def __init__(self, place: str, seed: int, *, graph: bool = False) -> None:
         self._place = place
+        self._graph = graph
         self._random = random.Random(seed)
-        self._store = open_place(place)
+        self._store = open_place(place, graph=graph)
 
     def run(self) -> None:
         """Never ends by itself."""
@@ -119,8 +126,8 @@ class Worker:
 
     def _reopen(self) -> None:
         self._store.close()
-        self._store = open_place(self._place)
+        self._store = open_place(self._place, graph=self._graph)
 
 
 if __name__ == "__main__":
-    Worker(sys.argv[1], int(sys.argv[2])).run()
+    Worker(sys.argv[1], int(sys.argv[2]), graph="graph" in sys.argv[3:]).run()

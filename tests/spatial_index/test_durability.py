@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -86,10 +86,10 @@ def start_worker() -> Iterator[Callable[[str, int], subprocess.Popen[str]]]:
     """Starts workers; whatever happens, none outlives the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(place: str, seed: int) -> subprocess.Popen[str]:
+    def start(place: str, seed: int, *options: str) -> subprocess.Popen[str]:
         started.append(
             subprocess.Popen(
-                [sys.executable, str(WORKER), place, str(seed)],
+                [sys.executable, str(WORKER), place, str(seed), *options],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
@@ -105,11 +105,16 @@ def start_worker() -> Iterator[Callable[[str, int], subprocess.Popen[str]]]:
 
 
 def work_until_killed(
-    process: subprocess.Popen[str], dice: random.Random, kill: Callable[[], None]
+    process: subprocess.Popen[str],
+    dice: random.Random,
+    kill: Callable[[], None],
+    *,
+    steps: Sequence[str] = STEPS,
+    delays_s: Sequence[float] = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1),
 ) -> list[str]:
     """Kill at the n-th beginning of a kind of step, or a moment later; everything that the worker said."""
-    kind, nth = dice.choice(STEPS), dice.randint(1, 2)
-    delay_s = dice.choice([0.0, 0.001, 0.003, 0.01, 0.03, 0.1])
+    kind, nth = dice.choice(steps), dice.randint(1, 2)
+    delay_s = dice.choice(delays_s)
     said: list[str] = []
     while nth:
         line = process.stdout.readline()
@@ -204,6 +209,25 @@ def test_a_killed_embedded_store_keeps_what_it_acknowledged(start_worker, worker
     for _ in range(KILLS):
         process = start_worker(place, dice.randrange(10**6))
         acked, under_way = replay(state, work_until_killed(process, dice, process.kill))
+        with worker.open_place(place) as store:
+            state = check(store, acked, under_way, worker)
+
+
+GRAPH_SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 50))]
+
+
+@pytest.mark.parametrize("seed", GRAPH_SEEDS)
+def test_a_store_killed_while_it_builds_a_graph_keeps_what_it_acknowledged(
+    start_worker, worker, tmp_path, seed
+):
+    """A promotion takes seconds here: reloading, linking, measuring, sealing."""
+    dice, state, place = random.Random(seed), State(), str(tmp_path / "store")
+    for _ in range(KILLS):
+        process = start_worker(place, dice.randrange(10**6), "graph")
+        said = work_until_killed(
+            process, dice, process.kill, steps=("promote",), delays_s=(0.01, 0.05, 0.1, 0.3, 0.6, 1.0, 2.0)
+        )
+        acked, under_way = replay(state, said)
         with worker.open_place(place) as store:
             state = check(store, acked, under_way, worker)
 
