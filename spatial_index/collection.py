@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Any, cast
 
 from qdrant_client import models
 from shapely.geometry import Polygon
@@ -18,6 +19,7 @@ from spatial_index.payload import (
     from_timestamp,
     to_hit,
     to_payload,
+    to_record,
     to_spot,
 )
 from spatial_index.planner import Plan
@@ -36,6 +38,8 @@ from spatial_index.selection import (
 )
 
 SCROLL_PAGE = 5_000
+READ_PAGE = 1_000  # with vectors: 2 MB of 384-d ones
+PageStart = Any  # an id of whichever protocol the client speaks
 _PAYLOAD_BYTES = 600  # one point's payload and id on the wire, with a long source name
 _INDEXES = {
     LOCATION: models.PayloadSchemaType.GEO,
@@ -90,6 +94,20 @@ class RemoteCollection:
     def size(self) -> int:
         """Exact number of points."""
         return self._remote.call(self._remote.client.count, self._name, exact=True).count
+
+    def page(self, offset: PageStart) -> tuple[list[PatchRecord], PageStart]:
+        """Records with vectors from an offset on (None: the first), and the next offset; None at the end."""
+        points, following = self._remote.call(
+            self._remote.client.scroll,
+            self._name,
+            limit=READ_PAGE,
+            offset=offset,
+            with_payload=True,
+            with_vectors=True,
+        )
+        return [
+            to_record(point.payload or {}, cast(list[float], point.vector)) for point in points
+        ], following
 
     def imagery_range(self) -> tuple[datetime | None, datetime | None]:
         """Earliest and latest capture time among the points that have one."""

@@ -23,10 +23,11 @@ from shapely.geometry.base import BaseGeometry
 from tiling.errors import NoSheets, SheetError
 from tiling.grid import Block, Bounds, Patch, ground_scale
 from tiling.mosaic import OPAQUE, Rgba, read_mosaic
-from tiling.sheets import Sheet, find_sheets, fingerprint, open_sheet
+from tiling.sheets import Sheet, digest_of, find_sheets, open_sheet
 
 OnError = Literal["fail", "skip"]
 
+CUT_VERSION = 1  # raise it when the same sheets give other pixels, so that vectors of old ones are not kept
 OVERSAMPLING = 2
 MAX_WINDOW_PX = 4096  # per side: 64 MiB of RGBA; larger blocks are read in quarters
 
@@ -52,9 +53,21 @@ class Ortho:
         return max(sheet.gsd_m for sheet in self.sheets)
 
     @property
-    def digest(self) -> str:
-        """Identity of the source pixels (SHA-256 over the files; reads them all)."""
-        return fingerprint(self.sheets)
+    def digests(self) -> tuple[str, ...]:
+        """Identity of each sheet's pixels (SHA-256 over its files; reads them all)."""
+        return tuple(map(digest_of, self.sheets))
+
+    def sheets_under(self, block: Block) -> list[int]:
+        """Indices of the sheets that patches of a block may show, in reading order."""
+        west, south, east, north = block.reach
+        mid_west, low, mid_east, high = self._sheet_bounds.T
+        inside = (low <= north) & (high >= south)
+        beside = [(mid_west + turn <= east) & (mid_east + turn >= west) for turn in (-360.0, 0.0, 360.0)]
+        return np.flatnonzero(inside & np.any(beside, axis=0)).tolist()
+
+    @cached_property
+    def _sheet_bounds(self) -> npt.NDArray[np.float64]:
+        return np.array([sheet.bounds for sheet in self.sheets])  # (N, 4)
 
     def without(self, path: Path) -> Ortho:
         """The same picture with one sheet less."""

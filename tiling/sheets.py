@@ -91,16 +91,15 @@ def unreadable(path: Path, exc: Exception) -> UnreadableSheet:
     return UnreadableSheet(path, f"cannot be read ({detail})", "fetch the file again or leave it out")
 
 
-def fingerprint(sheets: Sequence[Sheet]) -> str:
-    """SHA-256 over the full content of every file behind the sheets, in reading order, with names.
+def digest_of(sheet: Sheet) -> str:
+    """SHA-256 over the full content of every file behind a sheet, with names.
 
     Reading all bytes costs little beside decoding and embedding them, and misses no edit as sampling would.
     """
     total = hashlib.sha256()
-    for sheet in sheets:
-        for path in _files_of(sheet.path):
-            with path.open("rb") as file:
-                total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    for path in _files_of(sheet.path):
+        with path.open("rb") as file:
+            total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
 
 
