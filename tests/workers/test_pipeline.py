@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from spatial_index.store import open_store
 from tiling.errors import UnreadableSheet
 from tiling.ortho import Ortho, open_ortho
-from workers.embedding import EmbedSettings, embed_here
+from workers.embedding import EmbedSettings, block_to_row, embed_here
 from workers.ingest import ingest
 from workers.ingest_plan import plan_ingest
 from workers.jobs import Jobs
@@ -47,3 +48,16 @@ def test_an_error_in_an_actor_arrives_as_itself(write_sheet: Any, damage: Any, l
     with pytest.raises(UnreadableSheet, match=r"sheet\.tif: cannot be read") as caught:
         list(embed_on_ray(blocks, settings_for(ortho, load_thumbnail)))
     assert type(caught.value) is UnreadableSheet
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_pixels_stay_inside_the_worker(ortho: Ortho, load_thumbnail: Any) -> None:
+    """What crosses the object store is blocks one way and rows of vectors the other."""
+    encoder = load_thumbnail(None)
+    blocks = list(plan_ingest("town", ortho, encoder).blocks())
+    patches = sum(len(keyed.block) for keyed in blocks)
+    pixel_bytes = 3 * encoder.patch_px**2
+    sent = len(pickle.dumps((settings_for(ortho, None), [block_to_row(keyed) for keyed in blocks])))
+    assert sent < 100 * len(blocks) + 20_000
+    back = sum(rows.nbytes for rows in embed_on_ray(blocks, settings_for(ortho, load_thumbnail)))
+    assert back / patches < 4 * encoder.dim + 200 < pixel_bytes
