@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 def ingest(
     region: Annotated[str, typer.Argument(help="Name of the region to build or rebuild.")],
-    paths: Annotated[list[Path], typer.Argument(help="GeoTIFF sheets, or folders that hold them.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="GeoTIFF sheets, VRTs, folders or URLs (https://, s3://); earlier ones lie on top."
+        ),
+    ],
     store: StoreOption = DEFAULT_STORE,
     jobs: JobsOption = None,
     checkpoint: CheckpointOption = None,

@@ -14,6 +14,7 @@ from clnet_model.encoder import Encoder
 from spatial_index.records import GenerationSpec
 from tiling.grid import Block, GridSpec, plan_blocks
 from tiling.ortho import CUT_VERSION, Ortho
+from tiling.sheets import Sheet
 from workers.errors import NothingToIngest
 
 KIND = "ingest"
@@ -66,7 +67,7 @@ class IngestPlan:
         )
         for block in plan_blocks(self.area, self.grid):
             below = [
-                (self.ortho.sheets[index].name, self.digests[index])
+                _identity(self.ortho.sheets[index], self.digests[index])
                 for index in self.ortho.sheets_under(block)
             ]
             yield KeyedBlock(block=block, key=_hash((common, tuple(block.tile), block.members, below)))
@@ -115,9 +116,9 @@ def plan_ingest(
             "on the orthophoto; give larger sheets" if area is ortho.footprint else "in the area; widen it"
         )
         raise NothingToIngest(f"no patch centre of zoom {grid.zoom} lies {where}")
-    digests = ortho.digests
+    digests = ortho.digests()
     identity = (
-        *((sheet.name, digest) for sheet, digest in zip(ortho.sheets, digests, strict=True)),
+        *map(_identity, ortho.sheets, digests),
         shapely.to_wkb(shapely.normalize(area)),
         (encoder.digest, grid.zoom, grid.side_m, min_valid_fraction, CUT_VERSION),
     )
@@ -137,6 +138,11 @@ def plan_ingest(
         min_valid_fraction=min_valid_fraction,
         planned=planned,
     )
+
+
+def _identity(sheet: Sheet, digest: str) -> tuple[object, ...]:
+    """All of a sheet that decides what its patches show and record."""
+    return sheet.name, digest, sheet.bands.levels
 
 
 def _hash(identity: tuple[object, ...]) -> str:
