@@ -8,6 +8,7 @@ import typer
 
 from cli.demo import demo
 from cli.evaluate import evaluate
+from cli.exchange import export_region, import_region
 from cli.explain import explain
 from cli.generations import drop, rollback
 from cli.ingest import ingest
@@ -34,6 +35,8 @@ def build_app() -> typer.Typer:
         train, evaluate, explain,
     ):  # fmt: skip
         app.command()(command)
+    app.command("export")(export_region)
+    app.command("import")(import_region)
     return app
 
 

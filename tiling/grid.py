@@ -41,6 +41,7 @@ __all__ = [
     "plan_blocks",
     "split_antimeridian",
     "stride_m",
+    "tile_of",
 ]
 
 Bounds = tuple[float, float, float, float]  # west, south, east, north
@@ -208,6 +209,11 @@ def patch_at(position: LngLat, grid: GridSpec) -> Patch:
             f"give longitude within ±180 and latitude within ±{MAX_LATITUDE_DEG:.2f} degrees"
         )
     return Patch(tile=mercantile.tile(position.lng, position.lat, grid.zoom), side_m=grid.side_m)
+
+
+def tile_of(quadkey: str) -> Tile:
+    """The tile of that name."""
+    return mercantile.quadkey_to_tile(quadkey)
 
 
 def patches_over(area: BaseGeometry, grid: GridSpec) -> Iterator[Patch]:

@@ -3,6 +3,8 @@
 WorkerError
 ├── NothingToIngest     the orthophoto yields no patch
 ├── IngestFailed        the gate refused the generation, or a worker broke
+├── NothingToExport     the generation was never finished
+├── BadExchangeFile     not a file that `clnet export` wrote, or damaged
 ├── WorkerLost          a worker process died and could not be replaced
 ├── ClusterUnavailable  no Ray at the given address
 └── JobError            one job; carries `job_id`
@@ -38,6 +40,30 @@ class IngestFailed(WorkerError):
             f"region {self.region}: generation {self.generation} was not promoted: {self.reason}; "
             "what was live stays live, ingest again once that is mended"
         )
+
+
+class NothingToExport(WorkerError):
+    """Only finished generations are exported."""
+
+    def __init__(self, region: str, generation: str) -> None:
+        super().__init__(region, generation)
+        self.region = region
+        self.generation = generation
+
+    def __str__(self) -> str:
+        return f"generation {self.generation} of region {self.region} was never promoted; finish its ingest"
+
+
+class BadExchangeFile(WorkerError):
+    """A file cannot be imported."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: cannot be imported ({self.reason}); give a *.parquet that `clnet export` wrote"
 
 
 class WorkerLost(WorkerError):

@@ -6,8 +6,8 @@ Knows the order of things; what will be built is `workers.ingest_plan`, what run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
@@ -16,10 +16,10 @@ import pyarrow as pa
 from shapely.geometry.base import BaseGeometry
 
 from clnet_model.encoder import Encoder, load_encoder
-from spatial_index.records import GenerationSpec
 from spatial_index.store import Store
 from tiling.grid import GridSpec
 from tiling.ortho import OnError, Ortho
+from workers.building import half_built, is_live
 from workers.embedding import EmbedSettings
 from workers.gate import check_canaries, check_counts
 from workers.ingest_plan import KIND, MIN_VALID_FRACTION, IngestPlan, plan_ingest
@@ -81,8 +81,8 @@ def ingest(
         source = VectorSource(plan, jobs, settings, embed, resume=resume)
         tally = write_all(store, plan, source.tables(), job, progress)
         coverage = tally.coverage.geometry()
-        check_counts(store, plan, tally)
-        check_canaries(store, plan, tally)
+        check_counts(store, plan.spec, tally)
+        check_canaries(store, plan.spec, tally)
         store.promote(region, plan.spec.generation, coverage=coverage)
         source.prune()
         report = built_report(plan, tally, source.embedded, coverage, started_s)
@@ -97,23 +97,6 @@ def already_live(store: Store, plan: IngestPlan, jobs: Jobs, started_s: float) -
         with jobs.run(plan.job_id) as job:
             job.succeed(asdict(report))
     return report
-
-
-def is_live(store: Store, spec: GenerationSpec) -> bool:
-    """Whether this very generation answers queries already."""
-    return any(info.live and info.spec == spec for info in store.generations(spec.region))
-
-
-@contextmanager
-def half_built(store: Store, spec: GenerationSpec) -> Iterator[None]:
-    """A fresh generation that vanishes again unless all goes well."""
-    store.drop_generation(spec.region, spec.generation)  # left by a job that was killed
-    store.create_generation(spec)
-    try:
-        yield
-    except BaseException:
-        store.drop_generation(spec.region, spec.generation)
-        raise
 
 
 def write_all(

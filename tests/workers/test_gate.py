@@ -28,14 +28,14 @@ def test_a_patch_unaccounted_for_stops_promotion(plan: IngestPlan, tmp_path: Pat
         with pytest.raises(
             IngestFailed, match=f"{plan.planned} patches were planned, {plan.planned - 1} accounted"
         ):
-            check_counts(store, plan, tally)
+            check_counts(store, plan.spec, tally)
 
 
 def test_a_write_that_went_missing_stops_promotion(plan: IngestPlan, tmp_path: Path) -> None:
     with open_store(directory=tmp_path / "store", create=True) as store:
         store.create_generation(plan.spec)
         with pytest.raises(IngestFailed, match=r"were written, the store holds 0; .*ingest again"):
-            check_counts(store, plan, Tally(planned=plan.planned, indexed=plan.planned))
+            check_counts(store, plan.spec, Tally(planned=plan.planned, indexed=plan.planned))
 
 
 def test_the_generation_is_named_after_what_decides_its_content(ortho: Ortho, load_thumbnail: Any) -> None:
