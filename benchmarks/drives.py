@@ -43,6 +43,7 @@ from tiling.grid import LngLat
 from tiling.ortho import open_ortho
 from workers.cluster import ray_cluster
 from workers.ingest import ingest
+from workers.jobs import Jobs
 
 FRAME_S = 1.0
 SPEED_M_PER_S = (6.0, 13.0)  # 20 to 50 km/h
@@ -295,7 +296,7 @@ def build_store(city: City, folder: Path) -> None:
     look = draw_appearance(season, Difficulty.HARD, rng, from_above=True)
     write_sheets(folder / "ortho", city.world, orthophoto(city.world, look, rng), 512.0)
     with ray_cluster(), open_store(directory=folder / "store", create=True) as store:
-        ingest("city", open_ortho([folder / "ortho"]), store=store, checkpoint=None, grid=None)
+        ingest("city", open_ortho([folder / "ortho"]), store=store, jobs=Jobs(folder / "jobs"))
 
 
 def collect(

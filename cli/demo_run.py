@@ -28,6 +28,7 @@ from tiling.grid import GridSpec
 from tiling.ortho import Ortho, open_ortho
 from workers.cluster import ray_cluster
 from workers.ingest import ingest
+from workers.jobs import Jobs
 
 REGION = "demo-city"
 
@@ -132,8 +133,8 @@ def build_region(ortho: Ortho, plan: DemoPlan, store_dir: Path, steps: Steps) ->
                 REGION,
                 ortho,
                 store=store,
+                jobs=Jobs(store_dir.parent / "jobs"),
                 checkpoint=plan.checkpoint,
-                grid=None,
                 progress=lambda seen: step.update(seen.share, f"{seen.indexed} patches"),
             )
             return store.region(REGION)

@@ -38,6 +38,7 @@ from tiling.grid import LngLat
 from tiling.ortho import open_ortho
 from workers.cluster import ray_cluster
 from workers.ingest import ingest
+from workers.jobs import Jobs
 
 if TYPE_CHECKING:
     from clnet_model.encoder import Encoder
@@ -89,8 +90,8 @@ def judge_city(
             REGION,
             open_ortho([path / "ortho"]),
             store=store,
+            jobs=Jobs(folder / "jobs"),
             checkpoint=checkpoint,
-            grid=None,
             progress=lambda seen: progress(f"{path.name}: patches", seen.share),
         )
     with open_store(directory=folder / "store") as index:

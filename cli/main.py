@@ -8,9 +8,11 @@ import typer
 
 from cli.demo import demo
 from cli.evaluate import evaluate
+from cli.exchange import export_region, import_region
 from cli.explain import explain
 from cli.generations import drop, rollback
 from cli.ingest import ingest
+from cli.jobs import jobs
 from cli.locate import locate
 from cli.new_key import new_key
 from cli.regions import regions
@@ -29,9 +31,12 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     for command in (
-        demo, simulate, ingest, regions, rollback, drop, serve, new_key, locate, train, evaluate, explain,
+        demo, simulate, ingest, jobs, regions, rollback, drop, serve, new_key, locate,
+        train, evaluate, explain,
     ):  # fmt: skip
         app.command()(command)
+    app.command("export")(export_region)
+    app.command("import")(import_region)
     return app
 
 

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 if TYPE_CHECKING:
     from spatial_index.store import Store
+    from workers.jobs import Jobs
 
 DEFAULT_STORE = Path("store")
 
@@ -20,6 +21,14 @@ StoreOption = Annotated[
         "--store",
         help="Folder of the embedded store; ignored when CLNET_QDRANT_URL is set.",
         show_default=True,
+    ),
+]
+JobsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--jobs",
+        help="Folder of the jobs' records and kept vectors; `jobs` beside the store when left out.",
+        show_default=False,
     ),
 ]
 CheckpointOption = Annotated[
@@ -52,6 +61,13 @@ class Settings(BaseSettings):
     """What the client commands present to a service."""
     otlp_endpoint: str | None = None
     """OpenTelemetry collector, e.g. http://127.0.0.1:4317; no traces when unset."""
+
+
+def jobs_from_options(jobs: Path | None, store: Path) -> Jobs:
+    """The jobs in the folder that was named, or beside the store."""
+    from workers.jobs import Jobs
+
+    return Jobs(jobs or store.parent / "jobs")
 
 
 def open_store_from_options(store: Path, *, create: bool = False) -> Store:

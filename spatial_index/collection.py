@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Any, cast
 
 import numpy as np
 from qdrant_client import models
@@ -21,6 +22,7 @@ from spatial_index.payload import (
     from_timestamp,
     to_hit,
     to_payload,
+    to_record,
     to_spot,
 )
 from spatial_index.planner import FULL_SCAN_KB, GRAPH_EFFORT, GRAPH_LINKS, Method
@@ -41,6 +43,8 @@ from spatial_index.selection import (
 
 SCROLL_PAGE = 5_000
 SETTLE_POLL_S = 0.2
+READ_PAGE = 1_000  # with vectors: 2 MB of 384-d ones
+PageStart = Any  # an id of whichever protocol the client speaks
 _PAYLOAD_BYTES = 600  # one point's payload and id on the wire, with a long source name
 _INDEXES = {
     LOCATION: models.PayloadSchemaType.GEO,
@@ -95,6 +99,20 @@ class RemoteCollection:
     def size(self) -> int:
         """Exact number of points."""
         return self._remote.call(self._remote.client.count, self._name, exact=True).count
+
+    def page(self, offset: PageStart) -> tuple[list[PatchRecord], PageStart]:
+        """Records with vectors from an offset on (None: the first), and the next offset; None at the end."""
+        points, following = self._remote.call(
+            self._remote.client.scroll,
+            self._name,
+            limit=READ_PAGE,
+            offset=offset,
+            with_payload=True,
+            with_vectors=True,
+        )
+        return [
+            to_record(point.payload or {}, cast(list[float], point.vector)) for point in points
+        ], following
 
     def imagery_range(self) -> tuple[datetime | None, datetime | None]:
         """Earliest and latest capture time among the points that have one."""

@@ -47,7 +47,7 @@ from spatial_index.records import (
 )
 from spatial_index.routing import Router
 from spatial_index.search import Collection, run_probe, run_search
-from spatial_index.shard import Shard
+from spatial_index.shard import PageStart, Shard
 from spatial_index.shards import Shards
 from spatial_index.store import SearchRequest, SearchResult
 
@@ -89,6 +89,15 @@ class EmbeddedStore:
     def count(self, region: str, generation: str) -> int:
         with self._open() as folder:
             return self._shards.get(_existing(folder, region, generation)).size()
+
+    def read(self, region: str, generation: str) -> Iterator[list[PatchRecord]]:
+        offset: PageStart = None
+        while True:
+            with self._open() as folder:  # other threads go on between two pages
+                page, offset = self._shards.get(_existing(folder, region, generation)).page(offset)
+            yield page
+            if offset is None:
+                return
 
     def promote(self, region: str, generation: str, *, coverage: BaseGeometry) -> None:
         check_coverage(coverage)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 from mercantile import LngLat
 
 from spatial_index.records import PatchHit, PatchRecord
@@ -49,6 +50,21 @@ def to_hit(point: uuid.UUID, score: float, payload: Mapping[str, Any]) -> PatchH
         captured_at=from_timestamp(payload.get(CAPTURED_AT)),
         source=payload["source"],
         score=score,
+    )
+
+
+def to_record(payload: Mapping[str, Any], vector: Sequence[float]) -> PatchRecord:
+    """A stored patch as it was written."""
+    return PatchRecord(
+        location=to_lnglat(payload),
+        quadkey=payload["quadkey"],
+        region=payload["region"],
+        generation=payload["generation"],
+        side_m=float(payload["side_m"]),
+        captured_at=from_timestamp(payload.get(CAPTURED_AT)),
+        source=payload["source"],
+        valid_fraction=float(payload["valid_fraction"]),
+        vector=np.asarray(vector, np.float32),
     )
 
 

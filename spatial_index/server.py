@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -90,6 +90,16 @@ class ServerStore:
     def count(self, region: str, generation: str) -> int:
         self._existing(region, generation)
         return self._collection(region, generation).size()
+
+    def read(self, region: str, generation: str) -> Iterator[list[PatchRecord]]:
+        self._existing(region, generation)
+        collection = self._collection(region, generation)
+        offset = None
+        while True:
+            page, offset = collection.page(offset)
+            yield page
+            if offset is None:
+                return
 
     def promote(self, region: str, generation: str, *, coverage: BaseGeometry) -> None:
         check_coverage(coverage)

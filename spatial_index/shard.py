@@ -23,6 +23,7 @@ from spatial_index.payload import (
     from_timestamp,
     to_hit,
     to_payload,
+    to_record,
     to_spot,
     to_timestamp,
 )
@@ -43,9 +44,11 @@ from spatial_index.selection import (
 
 WRITE_BATCH = 2_000  # points per engine call: 3 MB of 384-d vectors, 0.1 s under the lock
 SCROLL_PAGE = 5_000
+READ_PAGE = 1_000  # with vectors: 2 MB of 384-d ones
 EMPTY_BYTES = (
     16_000_000  # room for the fixed parts of a shard (0.3 MB, 64 KB more a file) and for other writers
 )
+PageStart = int | uuid.UUID | str | None
 _DISK_FULL = "os error 28"  # ENOSPC, as Rust spells it
 
 
@@ -120,6 +123,14 @@ class Shard:
     def size(self) -> int:
         """Exact number of points."""
         return int(self._call(self._engine.count, edge.CountRequest(exact=True)))
+
+    def page(self, offset: PageStart) -> tuple[list[PatchRecord], PageStart]:
+        """Records with vectors from an offset on (None: the first), and the next offset; None at the end."""
+        points, following = self._call(
+            self._engine.scroll,
+            edge.ScrollRequest(limit=READ_PAGE, offset=offset, with_payload=True, with_vector=True),
+        )
+        return [to_record(point.payload or {}, point.vector) for point in points], following
 
     def imagery_range(self) -> tuple[datetime | None, datetime | None]:
         """Earliest and latest capture time among the points that have one."""

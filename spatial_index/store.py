@@ -5,7 +5,7 @@ Knows neither Qdrant nor folders; the adapters do, and are imported only when op
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -75,6 +75,16 @@ class Store(Protocol):
 
         Raises:
             UnknownGeneration: there is none of that name.
+        """
+
+    def read(self, region: str, generation: str) -> Iterator[list[PatchRecord]]:
+        """Every patch of a generation with its vector as stored, page by page, in order of point ids.
+
+        For copies of a promoted generation; what is written meanwhile may be missed.
+
+        Raises:
+            UnknownGeneration: there is none of that name.
+            DamagedStore: it cannot be read.
         """
 
     def promote(self, region: str, generation: str, *, coverage: BaseGeometry) -> None:

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyproj
-import rasterio
 from affine import Affine
 from PIL import Image, ImageDraw
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
+from tiling.bands import decode
 from tiling.grid import Block, Bounds, GridSpec, LngLat, Patch, mercator_at, plan_blocks
 from tiling.ortho import Ortho, PatchImage, cut, read_window
 from tiling.sheets import Sheet
+from tiling.source import open_raster
 
 COLUMNS = 4
 TRIES = 8  # rounds over all blocks before giving up on finding enough imagery
@@ -102,8 +103,8 @@ def raw_square(sheet: Sheet, patch: Patch) -> npt.NDArray[np.uint8]:
     square = np.zeros((2 * half, 2 * half, 3), np.uint8)
     left, top = max(column - half, 0), max(row - half, 0)
     right, bottom = min(column + half, sheet.width), min(row + half, sheet.height)
-    with rasterio.open(sheet.path) as dataset:
-        pixels = dataset.read(list(sheet.bands), window=Window(left, top, right - left, bottom - top))
+    with open_raster(sheet.path) as dataset:
+        pixels = decode(dataset, sheet.bands, Window(left, top, right - left, bottom - top), 1)[:3]
     at_y, at_x = top - row + half, left - column + half
     square[at_y : at_y + pixels.shape[1], at_x : at_x + pixels.shape[2]] = np.moveaxis(pixels, 0, -1)
     return square

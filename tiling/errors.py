@@ -4,15 +4,13 @@ TilingError
 ├── BadGrid              zoom, side or block size outside what the grid supports
 ├── BadArea              the area to cover is not a polygon in WGS84
 ├── NoSheets             nothing readable at the given paths
-└── SheetError           one file; carries `path`
+└── SheetError           one file; carries `path`, which may be a URL
     ├── MissingCrs       pixels without a place on Earth
     ├── UnreadableSheet  not a raster, truncated, corrupt, zero area
     └── NotAnOrthophoto  readable, but not imagery that patches can be cut from
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 
 class TilingError(Exception):
@@ -34,13 +32,13 @@ class NoSheets(TilingError):
 class SheetError(TilingError):
     """One sheet cannot be used; the message names the file, the problem and the remedy."""
 
-    def __init__(self, path: Path, problem: str, remedy: str) -> None:
+    def __init__(self, path: str, problem: str, remedy: str) -> None:
         super().__init__(path, problem, remedy)
         self.path = path
         self.problem = problem
         self.remedy = remedy
 
-    def __reduce__(self) -> tuple[type[SheetError], tuple[Path, str, str]]:
+    def __reduce__(self) -> tuple[type[SheetError], tuple[str, str, str]]:
         """Survive the way back from a worker, whatever Ray Data appends to `args` there."""
         return type(self), (self.path, self.problem, self.remedy)
 

@@ -32,6 +32,7 @@ __all__ = [
     "LngLat",
     "Patch",
     "Tile",
+    "check_area",
     "ground_scale",
     "lnglat_at",
     "mercator_at",
@@ -40,6 +41,7 @@ __all__ = [
     "plan_blocks",
     "split_antimeridian",
     "stride_m",
+    "tile_of",
 ]
 
 Bounds = tuple[float, float, float, float]  # west, south, east, north
@@ -138,6 +140,21 @@ class Block:
             for x, y in zip(columns[chosen].tolist(), rows[chosen].tolist(), strict=True)
         )
 
+    @property
+    def reach(self) -> Bounds:
+        """West, south, east, north in WGS84: all that patches of this tile can show, and a quarter side more.
+
+        Longitudes may pass ±180°.
+        """
+        west, south, east, north = mercantile.bounds(self.tile)
+        scale = min(min(ground_scale(latitude)) for latitude in (south, north))
+        margin_m = 0.75 * self.grid.side_m / scale
+        (left, bottom), (right, top) = (
+            mercator_at(LngLat(*corner)) for corner in ((west, south), (east, north))
+        )
+        low, high = lnglat_at(left - margin_m, bottom - margin_m), lnglat_at(right + margin_m, top + margin_m)
+        return low.lng, low.lat, high.lng, high.lat
+
     def __len__(self) -> int:
         return int(np.unpackbits(np.frombuffer(self.members, np.uint8)).sum())
 
@@ -194,6 +211,11 @@ def patch_at(position: LngLat, grid: GridSpec) -> Patch:
     return Patch(tile=mercantile.tile(position.lng, position.lat, grid.zoom), side_m=grid.side_m)
 
 
+def tile_of(quadkey: str) -> Tile:
+    """The tile of that name."""
+    return mercantile.quadkey_to_tile(quadkey)
+
+
 def patches_over(area: BaseGeometry, grid: GridSpec) -> Iterator[Patch]:
     """Every patch whose centre lies inside the area (border included), once, in quadkey order.
 
@@ -216,7 +238,7 @@ def plan_blocks(area: BaseGeometry, grid: GridSpec, *, tiles_per_side: int = 16)
     levels = tiles_per_side.bit_length() - 1
     if tiles_per_side != 2**levels or not 0 <= levels <= 8:
         raise BadGrid(f"tiles_per_side {tiles_per_side} is not a power of two from 1 to 256; use 16")
-    _check_area(area)
+    check_area(area)
     return _blocks_under(Tile(0, 0, 0), area, grid, grid.zoom - levels)
 
 
@@ -237,7 +259,12 @@ def _shifter(turn_deg: float) -> Callable[[npt.NDArray[np.float64]], npt.NDArray
     return lambda points: points + np.array([turn_deg, 0.0])
 
 
-def _check_area(area: BaseGeometry) -> None:
+def check_area(area: BaseGeometry) -> None:
+    """Prepare an area for many questions.
+
+    Raises:
+        BadArea: it is not polygonal, not valid, or not in WGS84.
+    """
     if area.is_empty:
         return
     if area.geom_type not in {"Polygon", "MultiPolygon"}:

@@ -15,22 +15,19 @@ from math import ceil, floor, log2, sqrt
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyproj
-import rasterio
 from affine import Affine
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.transform import from_bounds
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
+from tiling.bands import OPAQUE, Rgba, decode
 from tiling.grid import Bounds, lnglat_at
 from tiling.sheets import Sheet, outline, unreadable
+from tiling.source import open_raster
 
-Rgba = npt.NDArray[np.uint8]  # (4, H, W)
-
-OPAQUE = 255
 MERCATOR = "EPSG:3857"
 REDUCE_AT = 1.5  # source pixels per window pixel from which on decoding halves; the warp sees 0.75 to 1.5
 MARGIN_PX = 4  # source pixels around the window, for the interpolation kernel
@@ -196,10 +193,10 @@ class _Source:
         if overlap.is_empty:
             return
         try:
-            with rasterio.open(sheet.path) as dataset:
+            with open_raster(sheet.path) as dataset:
                 for piece in _pieces(overlap, self.factor):
                     window = Window(piece.left - span.left, piece.top - span.top, piece.width, piece.height)
-                    self._fill_free(piece, _decode(dataset, sheet.bands, window, self.factor))
+                    self._fill_free(piece, decode(dataset, sheet.bands, window, self.factor))
         except RasterioError as exc:
             raise unreadable(sheet.path, exc) from exc
 
@@ -252,20 +249,6 @@ def _cells(start: int, stop: int, factor: int) -> Iterator[tuple[int, int]]:
     for low, high in ((start, first), (first, last), (last, stop)):
         if low < high:
             yield low, high
-
-
-def _decode(dataset: Any, bands: tuple[int, ...], window: Window, factor: int) -> Rgba:
-    shape = ceil(window.height / factor), ceil(window.width / factor)
-    resampling = Resampling.average if factor > 1 else Resampling.nearest
-    pixels = np.zeros((4, *shape), np.uint8)
-    if MaskFlags.all_valid in dataset.mask_flag_enums[0]:
-        pixels[3] = OPAQUE
-    else:
-        pixels[3] = dataset.dataset_mask(window=window, out_shape=shape, resampling=resampling)
-    if pixels[3].any():  # colours are the costly part
-        out_shape = (len(bands), *shape)
-        pixels[:3] = dataset.read(list(bands), window=window, out_shape=out_shape, resampling=resampling)
-    return pixels
 
 
 def _under(top: Rgba, below: Rgba) -> Rgba:

@@ -8,7 +8,7 @@ off centre.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +17,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import shapely
+from rasterio.errors import RasterioError
 from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
 
+from tiling.bands import OPAQUE, Rgba, common_levels
 from tiling.errors import NoSheets, SheetError
 from tiling.grid import Block, Bounds, Patch, ground_scale
-from tiling.mosaic import OPAQUE, Rgba, read_mosaic
-from tiling.sheets import Sheet, find_sheets, fingerprint, open_sheet
+from tiling.mosaic import read_mosaic
+from tiling.sheets import Sheet, find_sheets, open_sheet, unreadable
+from tiling.source import digest_of
 
 OnError = Literal["fail", "skip"]
 
+CUT_VERSION = 1  # raise it when the same sheets give other pixels, so that vectors of old ones are not kept
 OVERSAMPLING = 2
 MAX_WINDOW_PX = 4096  # per side: 64 MiB of RGBA; larger blocks are read in quarters
 
@@ -51,12 +55,27 @@ class Ortho:
         """Ground sample distance of the coarsest sheet."""
         return max(sheet.gsd_m for sheet in self.sheets)
 
-    @property
-    def digest(self) -> str:
-        """Identity of the source pixels (SHA-256 over the files; reads them all)."""
-        return fingerprint(self.sheets)
+    def digests(self) -> tuple[str, ...]:
+        """Identity of each sheet's pixels, in reading order: SHA-256 over its files, all of which are read.
 
-    def without(self, path: Path) -> Ortho:
+        Raises:
+            UnreadableSheet: a file cannot be read any more.
+        """
+        return tuple(map(_digest, self.sheets))
+
+    def sheets_under(self, block: Block) -> list[int]:
+        """Indices of the sheets that patches of a block may show, in reading order."""
+        west, south, east, north = block.reach
+        mid_west, low, mid_east, high = self._sheet_bounds.T
+        inside = (low <= north) & (high >= south)
+        beside = [(mid_west + turn <= east) & (mid_east + turn >= west) for turn in (-360.0, 0.0, 360.0)]
+        return np.flatnonzero(inside & np.any(beside, axis=0)).tolist()
+
+    @cached_property
+    def _sheet_bounds(self) -> npt.NDArray[np.float64]:
+        return np.array([sheet.bounds for sheet in self.sheets])  # (N, 4)
+
+    def without(self, path: str) -> Ortho:
         """The same picture with one sheet less."""
         return Ortho(
             sheets=tuple(sheet for sheet in self.sheets if sheet.path != path), rejected=self.rejected
@@ -77,8 +96,11 @@ class PatchImage:
     captured_at: datetime | None
 
 
-def open_ortho(paths: Sequence[Path], *, on_error: OnError = "fail") -> Ortho:
-    """Open files or folders of *.tif, *.tiff (or *.vrt) in any mix of coordinate reference systems.
+def open_ortho(paths: Sequence[str | Path], *, on_error: OnError = "fail") -> Ortho:
+    """Open files, URLs or folders of *.tif, *.tiff (or *.vrt) in any mix of coordinate reference systems.
+
+    Sheets are read in the order given, those of a folder by name. 16-bit and float sheets share one range of
+    values, taken from all of them.
 
     Args:
         on_error: "fail" raises at the first bad sheet, "skip" leaves it out and lists it in `Ortho.rejected`.
@@ -98,7 +120,22 @@ def open_ortho(paths: Sequence[Path], *, on_error: OnError = "fail") -> Ortho:
             rejected.append(error)
     if not sheets:
         raise NoSheets(f"none of {len(rejected)} sheets is usable; the first: {rejected[0]}")
-    return Ortho(sheets=tuple(sheets), rejected=tuple(rejected))
+    return Ortho(sheets=_levelled(sheets), rejected=tuple(rejected))
+
+
+def _digest(sheet: Sheet) -> str:
+    try:
+        return digest_of(sheet.path)
+    except (RasterioError, OSError) as exc:
+        raise unreadable(sheet.path, exc) from exc
+
+
+def _levelled(sheets: Sequence[Sheet]) -> tuple[Sheet, ...]:
+    levels = common_levels([sheet.bands.levels for sheet in sheets if sheet.bands.levels])
+    return tuple(
+        replace(sheet, bands=replace(sheet.bands, levels=levels)) if sheet.bands.deep else sheet
+        for sheet in sheets
+    )
 
 
 def cut(ortho: Ortho, block: Block, *, size_px: int) -> Iterator[PatchImage]:

@@ -5,26 +5,25 @@ Knows files, their place on Earth and whether they are imagery at all; reading p
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import sqrt
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyproj
-import rasterio
 from pyproj.exceptions import ProjError
-from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
+from tiling.bands import Bands, find_bands
 from tiling.errors import MissingCrs, NoSheets, NotAnOrthophoto, UnreadableSheet
 from tiling.grid import Bounds, split_antimeridian
+from tiling.source import is_virtual, location_of, open_raster
 
 SUFFIXES = (".tif", ".tiff")
 GSD_LIMITS_M = (0.005, 5.0)  # below: a unit mix-up; above: a house is a pixel and patches show nothing
@@ -36,16 +35,16 @@ EDGE_POINTS = 21  # per side of a densified outline: keeps a curved 1 km edge wi
 class Sheet:
     """One checked file.
 
-    `transform` maps (column, row) to CRS units; `bands` are the 1-based red, green, blue; `bounds` are west,
-    south, east, north of the footprint in WGS84.
+    `path` is a path, or a location as `tiling.source` opens it. `transform` maps (column, row) to CRS units;
+    `bounds` are west, south, east, north of the footprint in WGS84.
     """
 
-    path: Path
+    path: str
     crs: str
     transform: tuple[float, float, float, float, float, float]
     width: int
     height: int
-    bands: tuple[int, ...]
+    bands: Bands
     footprint: BaseGeometry
     bounds: Bounds
     gsd_m: float
@@ -54,60 +53,43 @@ class Sheet:
     @property
     def name(self) -> str:
         """The file name: what patches cut from this sheet record as their source."""
-        return self.path.name
+        return PurePosixPath(self.path).name
 
 
-def find_sheets(paths: Sequence[Path]) -> list[Path]:
+def find_sheets(paths: Sequence[str | Path]) -> list[str]:
     """The files to open, in the order given; a folder stands for its GeoTIFFs by name, or else for its VRTs.
 
     Raises:
         NoSheets: a path does not exist or a folder holds no GeoTIFF.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, None] = {}
     for path in paths:
-        found.update(dict.fromkeys(_sheets_at(path)))
+        location = location_of(path)
+        here = [location] if is_virtual(location) else map(str, _sheets_at(Path(path)))
+        found.update(dict.fromkeys(here))
     if not found:
         raise NoSheets("no path given; name GeoTIFF files or a folder that holds some")
     return list(found)
 
 
-def open_sheet(path: Path) -> Sheet:
+def open_sheet(path: str) -> Sheet:
     """Check one file.
 
     Raises:
         MissingCrs, UnreadableSheet, NotAnOrthophoto: naming the file, the problem and the remedy.
     """
     try:
-        with rasterio.open(path) as dataset:
+        with open_raster(path) as dataset:
             return _check(path, dataset)
     except RasterioError as exc:
         raise unreadable(path, exc) from exc
 
 
-def unreadable(path: Path, exc: Exception) -> UnreadableSheet:
+def unreadable(path: str, exc: Exception) -> UnreadableSheet:
     """The error for a file that GDAL cannot open or decode."""
     cause = exc.__cause__ or exc
     detail = " ".join(str(cause).replace(f"'{path}' ", "").replace(f"{path}: ", "").split())
     return UnreadableSheet(path, f"cannot be read ({detail})", "fetch the file again or leave it out")
-
-
-def fingerprint(sheets: Sequence[Sheet]) -> str:
-    """SHA-256 over the full content of every file behind the sheets, in reading order, with names.
-
-    Reading all bytes costs little beside decoding and embedding them, and misses no edit as sampling would.
-    """
-    total = hashlib.sha256()
-    for sheet in sheets:
-        for path in _files_of(sheet.path):
-            with path.open("rb") as file:
-                total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
-
-
-def _files_of(path: Path) -> list[Path]:
-    """The file itself and what it refers to: masks, world files, the sources of a VRT."""
-    with rasterio.open(path) as dataset:
-        return sorted(Path(name) for name in dataset.files if Path(name).is_file())
 
 
 def _sheets_at(path: Path) -> list[Path]:
@@ -123,9 +105,9 @@ def _sheets_at(path: Path) -> list[Path]:
     return sheets
 
 
-def _check(path: Path, dataset: Any) -> Sheet:
+def _check(path: str, dataset: Any) -> Sheet:
     _check_place(path, dataset)
-    bands = _colour_bands(path, dataset)
+    bands = find_bands(path, dataset)
     footprint = _footprint(path, dataset)
     gsd_m = _gsd_m(path, dataset)
     _check_corners(path, dataset)
@@ -144,9 +126,7 @@ def _check(path: Path, dataset: Any) -> Sheet:
     )
 
 
-def _check_place(path: Path, dataset: Any) -> None:
-    if dataset.gcps[0]:
-        raise MissingCrs(path, "is placed by ground control points only", "warp it first: gdalwarp IN OUT")
+def _check_place(path: str, dataset: Any) -> None:
     if dataset.crs is None:
         raise MissingCrs(
             path, "has no coordinate reference system", "set it: gdal_edit.py -a_srs EPSG:<code> FILE"
@@ -158,27 +138,7 @@ def _check_place(path: Path, dataset: Any) -> None:
         raise UnreadableSheet(path, f"covers no ground ({size})", "leave it out")
 
 
-def _colour_bands(path: Path, dataset: Any) -> tuple[int, ...]:
-    if dataset.dtypes[0] != "uint8":
-        kind = f"{dataset.count} band{'s' if dataset.count > 1 else ''} of {dataset.dtypes[0]}"
-        if dataset.count <= 2 and dataset.dtypes[0].startswith("float"):
-            raise NotAnOrthophoto(
-                path, f"looks like a height model ({kind})", "name the folder of the imagery alone"
-            )
-        raise NotAnOrthophoto(
-            path, f"is not 8-bit imagery ({kind})", "convert it: gdal_translate -ot Byte -scale"
-        )
-    colours = dataset.colorinterp
-    if ColorInterp.palette in colours:
-        raise NotAnOrthophoto(path, "has a colour table", "expand it: gdal_translate -expand rgb")
-    order = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    if all(colour in colours for colour in order):
-        return tuple(colours.index(colour) + 1 for colour in order)
-    plain = [index + 1 for index, colour in enumerate(colours) if colour != ColorInterp.alpha]
-    return tuple(plain[:3]) if len(plain) >= 3 else (plain[0],)
-
-
-def _footprint(path: Path, dataset: Any) -> BaseGeometry:
+def _footprint(path: str, dataset: Any) -> BaseGeometry:
     """The outline in WGS84, with longitudes made continuous before splitting at the antimeridian."""
     columns, rows = outline(0, 0, dataset.width, dataset.height)
     lng, lat = _to_wgs84(path, dataset, columns, rows)
@@ -195,7 +155,7 @@ def outline(left: float, top: float, right: float, bottom: float) -> tuple[Any, 
     return left + x * (right - left), top + y * (bottom - top)
 
 
-def _gsd_m(path: Path, dataset: Any) -> float:
+def _gsd_m(path: str, dataset: Any) -> float:
     """Ground sample distance at the centre: geometric mean of the two pixel sides, on the ellipsoid."""
     column, row = dataset.width / 2, dataset.height / 2
     lng, lat = _to_wgs84(path, dataset, np.array([column, column + 1, column]), np.array([row, row, row + 1]))
@@ -212,7 +172,7 @@ def _gsd_m(path: Path, dataset: Any) -> float:
     return gsd_m
 
 
-def _to_wgs84(path: Path, dataset: Any, columns: Any, rows: Any) -> tuple[Any, Any]:
+def _to_wgs84(path: str, dataset: Any, columns: Any, rows: Any) -> tuple[Any, Any]:
     x, y = dataset.transform @ (columns, rows)
     try:
         crs = pyproj.CRS.from_wkt(dataset.crs.to_wkt())
@@ -231,7 +191,7 @@ def _to_wgs84(path: Path, dataset: Any, columns: Any, rows: Any) -> tuple[Any, A
     return lng, lat
 
 
-def _check_corners(path: Path, dataset: Any) -> None:
+def _check_corners(path: str, dataset: Any) -> None:
     """Decode the first and the last pixel: a truncated file has lost its tail."""
     for column, row in ((0, 0), (dataset.width - 1, dataset.height - 1)):
         try:

@@ -7,7 +7,7 @@ can get lost between planning and writing: an indexed patch has a vector, a skip
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from shapely.geometry.base import BaseGeometry
 
 from tiling.errors import UnreadableSheet
 from tiling.grid import Block, GridSpec, Tile
 from tiling.ortho import OnError, Ortho, PatchImage, cut
+from tiling.sheets import Sheet
+from workers.ingest_plan import KeyedBlock
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from clnet_model.encoder import Encoder
@@ -43,7 +44,16 @@ class EmbedSettings:
     on_error: OnError
 
 
-def embed_here(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[pa.Table]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _CutBlock:
+    """A block's pixels. A block that lost a sheet has no key: it is tried again next time."""
+
+    key: str
+    images: list[PatchImage]
+    lost: list[Sheet]
+
+
+def embed_here(blocks: Iterable[KeyedBlock], settings: EmbedSettings) -> Iterator[pa.Table]:
     """Read, cut and embed blocks in this process, in order: for trials and tests.
 
     Raises:
@@ -56,6 +66,8 @@ def embed_here(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[pa.
 class BlockEmbedder:
     """A worker: reads the next block while the encoder works on this one.
 
+    What comes out of a block depends on the block and the files alone, never on what was read before.
+
     Args:
         threads: for the encoder; None leaves the framework's own choice.
     """
@@ -63,44 +75,43 @@ class BlockEmbedder:
     def __init__(self, settings: EmbedSettings, threads: int | None = None) -> None:
         self._settings = settings
         self._encoder = settings.load(settings.checkpoint)
-        self._ortho = settings.ortho
-        self._lost: dict[str, BaseGeometry] = {}  # sheets given up on, by name
         torch = sys.modules.get("torch")  # an encoder may do without
         if torch and threads:
             torch.set_num_threads(threads)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        for images in one_ahead(self._cut, (row_to_block(row) for row in batch.to_pylist())):
-            yield self._embed(images)
+        for part in one_ahead(self._cut, (row_to_block(row) for row in batch.to_pylist())):
+            yield self._embed(part)
 
-    def _cut(self, block: Block) -> list[PatchImage]:
-        """The block's patches; under "skip", without the sheets that turn out to be unreadable."""
-        try:
-            return list(cut(self._ortho, block, size_px=self._encoder.patch_px))
-        except UnreadableSheet as error:
-            if self._settings.on_error == "fail":
-                raise
-            path = error.path
-        bad = next(sheet for sheet in self._ortho.sheets if sheet.path == path)
-        self._lost[bad.name] = bad.footprint
-        self._ortho = self._ortho.without(bad.path)
-        return self._cut(block)
+    def _cut(self, keyed: KeyedBlock) -> _CutBlock:
+        """The block's patches; under "skip", without the sheets that turn out to be unreadable in it."""
+        ortho = self._settings.ortho
+        lost: list[Sheet] = []
+        while True:
+            try:
+                images = list(cut(ortho, keyed.block, size_px=self._encoder.patch_px))
+                return _CutBlock(key="" if lost else keyed.key, images=images, lost=lost)
+            except UnreadableSheet as error:
+                if self._settings.on_error == "fail":
+                    raise
+                lost.append(next(sheet for sheet in ortho.sheets if sheet.path == error.path))
+                ortho = ortho.without(error.path)
 
-    def _embed(self, images: list[PatchImage]) -> pa.Table:
-        reasons = [self._reason_to_skip(image) for image in images]
+    def _embed(self, part: _CutBlock) -> pa.Table:
+        reasons = [self._reason_to_skip(image, part.lost) for image in part.images]
         kept = np.array([reason is None for reason in reasons])  # (N,)
-        vectors = np.zeros((len(images), self._encoder.dim), np.float32)
+        vectors = np.zeros((len(kept), self._encoder.dim), np.float32)
         if kept.any():
-            pixels = np.stack([image.pixels for image, keep in zip(images, kept, strict=True) if keep])
+            pixels = np.stack([image.pixels for image, keep in zip(part.images, kept, strict=True) if keep])
             vectors[kept] = self._encoder.embed_aerial(pixels)  # (K, S, S, 3) -> (K, D)
-        return _to_table(images, reasons, vectors)
+        return _to_table(part, reasons, vectors)
 
-    def _reason_to_skip(self, image: PatchImage) -> str | None:
+    def _reason_to_skip(self, image: PatchImage, lost: Sequence[Sheet]) -> str | None:
         if image.valid_fraction >= self._settings.min_valid_fraction and image.valid_fraction > 0:
             return None
-        for name, footprint in self._lost.items():
-            if footprint.intersects(image.patch.footprint):
-                return f"unreadable sheet {name}"
+        for sheet in lost:
+            if sheet.footprint.intersects(image.patch.footprint):
+                return f"unreadable sheet {sheet.name}"
         return TOO_MUCH_NODATA if image.valid_fraction > 0 else NO_IMAGERY
 
 
@@ -124,12 +135,12 @@ def vectors_of(table: pa.Table) -> npt.NDArray[np.float32]:
     return np.asarray(flat, np.float32).reshape(len(table), -1)
 
 
-def _to_table(
-    images: list[PatchImage], reasons: list[str | None], vectors: npt.NDArray[np.float32]
-) -> pa.Table:
+def _to_table(part: _CutBlock, reasons: list[str | None], vectors: npt.NDArray[np.float32]) -> pa.Table:
+    images = part.images
     centres = [image.patch.centre for image in images]
     return pa.table(
         {
+            "key": pa.array([part.key] * len(images), pa.string()),
             "quadkey": pa.array([image.patch.quadkey for image in images], pa.string()),
             "lng": pa.array([centre.lng for centre in centres], pa.float64()),
             "lat": pa.array([centre.lat for centre in centres], pa.float64()),
@@ -142,9 +153,11 @@ def _to_table(
     )
 
 
-def block_to_row(block: Block) -> dict[str, Any]:
+def block_to_row(keyed: KeyedBlock) -> dict[str, Any]:
+    block = keyed.block
     x, y, zoom = block.tile
     return {
+        "key": keyed.key,
         "x": x,
         "y": y,
         "z": zoom,
@@ -154,6 +167,7 @@ def block_to_row(block: Block) -> dict[str, Any]:
     }
 
 
-def row_to_block(row: dict[str, Any]) -> Block:
+def row_to_block(row: dict[str, Any]) -> KeyedBlock:
     grid = GridSpec(zoom=row["zoom"], side_m=row["side_m"])
-    return Block(tile=Tile(row["x"], row["y"], row["z"]), grid=grid, members=row["members"])
+    block = Block(tile=Tile(row["x"], row["y"], row["z"]), grid=grid, members=row["members"])
+    return KeyedBlock(block=block, key=row["key"])

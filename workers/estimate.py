@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
+from shapely.geometry.base import BaseGeometry
 
 from clnet_model.encoder import Encoder, load_encoder
 from tiling.coverage import area_km2
 from tiling.grid import Block, Bounds, GridSpec, LngLat, mercator_at
 from tiling.ortho import Ortho, cut, read_window
-from workers.job import MIN_VALID_FRACTION, plan_job
+from workers.ingest_plan import MIN_VALID_FRACTION, IngestPlan, plan_ingest
 
 START_S = 15.0  # Ray and the framework in the actors, measured on 2 cores
 BYTES_PER_POINT = 2_300  # payload, indexes and log beside the vector; measured on 27,723 points
@@ -32,7 +34,7 @@ class IngestEstimate:
     model_digest: str
     planned: int
     expected: int
-    footprint_km2: float
+    area_km2: float
     disk_mb: float
     wall_s: float
 
@@ -43,6 +45,7 @@ def estimate(
     *,
     checkpoint: Path | None = None,
     grid: GridSpec | None = None,
+    area: BaseGeometry | None = None,
     min_valid_fraction: float = MIN_VALID_FRACTION,
     load: Callable[[Path | None], Encoder] = load_encoder,
 ) -> IngestEstimate:
@@ -53,32 +56,33 @@ def estimate(
         TilingError, ModelError: a sheet or the checkpoint cannot be read.
     """
     encoder = load(checkpoint)
-    job = plan_job(region, ortho, encoder, grid, min_valid_fraction)
-    shown = _shown_by_block(ortho, job.blocks)
-    cut_s, embed_s = _trial(ortho, encoder, job.blocks[int(np.argmax(shown))])
-    expected = int(sum(shown))
+    plan = plan_ingest(region, ortho, encoder, grid=grid, area=area, min_valid_fraction=min_valid_fraction)
+    expected, fullest = _shown(ortho, plan)
+    cut_s, embed_s = _trial(ortho, encoder, fullest)
     cores = len(os.sched_getaffinity(0))
     return IngestEstimate(
         region=region,
-        generation=job.spec.generation,
-        model_digest=job.spec.model_digest,
-        planned=job.planned,
+        generation=plan.spec.generation,
+        model_digest=plan.spec.model_digest,
+        planned=plan.planned,
         expected=expected,
-        footprint_km2=area_km2(ortho.footprint),
+        area_km2=area_km2(plan.area),
         disk_mb=expected * (4 * encoder.dim + BYTES_PER_POINT) / 1e6,
         wall_s=START_S + expected * (cut_s + embed_s) / cores,
     )
 
 
-def _shown_by_block(ortho: Ortho, blocks: Sequence[Block]) -> list[int]:
-    """Per block, how many patch centres show imagery."""
-    west, south, east, north = ortho.footprint.bounds
+def _shown(ortho: Ortho, plan: IngestPlan) -> tuple[int, Block]:
+    """How many patch centres show imagery, and the block with most of them."""
+    west, south, east, north = plan.area.bounds
     bounds = *mercator_at(LngLat(lng=west, lat=south)), *mercator_at(LngLat(lng=east, lat=north))
     _, alpha = read_window(ortho, bounds, MASK_PX)
-    return [_shown(alpha, bounds, block) for block in blocks]
+    counted = [(_shown_in(alpha, bounds, keyed.block), keyed.block) for keyed in plan.blocks()]
+    _, fullest = max(counted, key=itemgetter(0))
+    return sum(shown for shown, _ in counted), fullest
 
 
-def _shown(alpha: npt.NDArray[np.uint8], bounds: Bounds, block: Block) -> int:
+def _shown_in(alpha: npt.NDArray[np.uint8], bounds: Bounds, block: Block) -> int:
     centres = np.array([patch.centre_mercator for patch in block.patches])  # (N, 2)
     height, width = alpha.shape
     columns = (centres[:, 0] - bounds[0]) / (bounds[2] - bounds[0]) * width

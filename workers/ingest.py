@@ -1,14 +1,14 @@
 """Builds a region: orthophoto in, a live, verified generation out.
 
-Knows the order of things; what will be built is `workers.job`, what runs inside the actors
-`workers.embedding`, what must hold before promotion `workers.gate`.
+Knows the order of things; what will be built is `workers.ingest_plan`, what runs inside the actors
+`workers.embedding`, where vectors wait `workers.shelf`, what must hold before promotion `workers.gate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 
@@ -16,55 +16,18 @@ import pyarrow as pa
 from shapely.geometry.base import BaseGeometry
 
 from clnet_model.encoder import Encoder, load_encoder
-from spatial_index.records import GenerationSpec
 from spatial_index.store import Store
-from tiling.coverage import area_km2, coverage_of
-from tiling.grid import Block, GridSpec
+from tiling.grid import GridSpec
 from tiling.ortho import OnError, Ortho
+from workers.building import half_built, is_live
 from workers.embedding import EmbedSettings
 from workers.gate import check_canaries, check_counts
-from workers.job import CANARIES, MIN_VALID_FRACTION, IngestJob, Tally, plan_job, to_records
+from workers.ingest_plan import KIND, MIN_VALID_FRACTION, IngestPlan, plan_ingest
+from workers.ingest_report import IngestProgress, IngestReport, built_report, live_report
+from workers.jobs import Jobs, JobState, RunningJob
 from workers.pipeline import embed_on_ray
-
-Embed = Callable[[Iterable[Block], EmbedSettings], Iterator[pa.Table]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IngestProgress:
-    """How far the job is, in patches."""
-
-    planned: int
-    indexed: int
-    skipped: int
-
-    @property
-    def share(self) -> float:
-        """0 to 1."""
-        return (self.indexed + self.skipped) / self.planned
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IngestReport:
-    """What became of every planned patch.
-
-    `already_live`: the same generation answers already and nothing was done.
-    """
-
-    region: str
-    generation: str
-    model_digest: str
-    planned: int
-    indexed: int
-    skipped: dict[str, int]
-    promoted: bool
-    already_live: bool
-    area_km2: float
-    wall_s: float
-
-    @property
-    def patches_per_s(self) -> float:
-        """Planned patches per second of wall time, start-up included."""
-        return self.planned / self.wall_s if self.wall_s else 0.0
+from workers.tally import Tally, reasons_in, to_records
+from workers.vector_source import Embed, VectorSource
 
 
 def ingest(
@@ -72,32 +35,41 @@ def ingest(
     ortho: Ortho,
     *,
     store: Store,
+    jobs: Jobs,
     checkpoint: Path | None = None,
     grid: GridSpec | None = None,
+    area: BaseGeometry | None = None,
     min_valid_fraction: float = MIN_VALID_FRACTION,
     on_error: OnError = "fail",
+    resume: bool = True,
     embed: Embed = embed_on_ray,
     load: Callable[[Path | None], Encoder] = load_encoder,
     progress: Callable[[IngestProgress], None] = lambda _: None,
 ) -> IngestReport:
     """Cut, embed and store every patch of the orthophoto, check the result, make it the live generation.
 
-    The same imagery, model and grid give the same generation; where that one is live, nothing is done.
+    The same imagery, model, grid and area give the same generation and the same job; where that one is live,
+    nothing is done. Vectors are kept in the job's folder before they are stored: a job that ran before, and
+    blocks whose sheets an earlier job of the region has seen unchanged, are not embedded again.
 
     Args:
         grid: where patches lie; None takes what the model was trained with.
+        area: WGS84 (Multi)Polygon that patch centres lie in; None takes the sheets' footprint.
         on_error: what a sheet that fails to decode stops: the job, or its own patches.
+        resume: False embeds everything again.
         embed: where the work runs; `partial(embed_on_ray, address=…)` names a cluster.
 
     Raises:
+        JobCancelled, JobInUse: see `workers.jobs`.
         WorkerError: nothing to index, the gate refused, a worker died or the cluster is not there.
         TilingError, ModelError, SpatialIndexError: as named.
     """
     started_s = monotonic()
     encoder = load(checkpoint)
-    job = plan_job(region, ortho, encoder, grid, min_valid_fraction)
-    if is_live(store, job.spec):
-        return live_report(store, job, started_s)
+    plan = plan_ingest(region, ortho, encoder, grid=grid, area=area, min_valid_fraction=min_valid_fraction)
+    jobs.create(plan.job_id, KIND, plan.to_json())
+    if is_live(store, plan.spec):
+        return already_live(store, plan, jobs, started_s)
     settings = EmbedSettings(
         ortho=ortho,
         load=load,
@@ -105,73 +77,55 @@ def ingest(
         min_valid_fraction=min_valid_fraction,
         on_error=on_error,
     )
-    with half_built(store, job.spec):
-        tally = write_all(store, job, embed(job.blocks, settings), progress)
-        coverage = coverage_of(tally.quadkeys)
-        check_counts(store, job, tally)
-        check_canaries(store, job, tally)
-        store.promote(region, job.spec.generation, coverage=coverage)
-    return live_now(job, tally, coverage, started_s)
+    with jobs.run(plan.job_id) as job, half_built(store, plan.spec):
+        source = VectorSource(plan, jobs, settings, embed, resume=resume)
+        tally = write_all(store, plan, source.tables(), job, progress)
+        coverage = tally.coverage.geometry()
+        check_counts(store, plan.spec, tally)
+        check_canaries(store, plan.spec, tally)
+        store.promote(region, plan.spec.generation, coverage=coverage)
+        source.prune()
+        report = built_report(plan, tally, source.embedded, coverage, started_s)
+        job.succeed(asdict(report))
+    return report
 
 
-def is_live(store: Store, spec: GenerationSpec) -> bool:
-    """Whether this very generation answers queries already."""
-    return any(info.live and info.spec == spec for info in store.generations(spec.region))
-
-
-@contextmanager
-def half_built(store: Store, spec: GenerationSpec) -> Iterator[None]:
-    """A fresh generation that vanishes again unless all goes well."""
-    store.drop_generation(spec.region, spec.generation)  # left by a job that was killed
-    store.create_generation(spec)
-    try:
-        yield
-    except BaseException:
-        store.drop_generation(spec.region, spec.generation)
-        raise
+def already_live(store: Store, plan: IngestPlan, jobs: Jobs, started_s: float) -> IngestReport:
+    """Nothing to do, but for the record of a job that was killed between its promotion and its end."""
+    report = live_report(store, plan, started_s)
+    if jobs.read(plan.job_id).state is not JobState.SUCCEEDED:
+        with jobs.run(plan.job_id) as job:
+            job.succeed(asdict(report))
+    return report
 
 
 def write_all(
-    store: Store, job: IngestJob, tables: Iterator[pa.Table], progress: Callable[[IngestProgress], None]
+    store: Store,
+    plan: IngestPlan,
+    tables: Generator[pa.Table],
+    job: RunningJob,
+    progress: Callable[[IngestProgress], None],
 ) -> Tally:
-    """Write what arrives and account for every row."""
-    tally = Tally(canary_stride=max(1, job.planned // CANARIES))
-    for table in tables:
-        records = to_records(table, job.spec)
-        store.write(job.spec.region, job.spec.generation, records)
-        tally.add(records, table.column("skipped").to_pylist())
-        progress(IngestProgress(planned=job.planned, indexed=tally.indexed, skipped=tally.skipped.total()))
+    """Write what arrives and account for every row.
+
+    Raises:
+        JobCancelled: between two tables.
+    """
+    tally = Tally(planned=plan.planned)
+    spec = plan.spec
+    with closing(tables):  # workers stop with us
+        for table in tables:
+            records = to_records(table, spec)
+            store.write(spec.region, spec.generation, records)
+            tally.add(records, reasons_in(table))
+            job.report(tally.accounted, plan.planned, "patches")
+            progress(
+                IngestProgress(
+                    job_id=plan.job_id,
+                    planned=plan.planned,
+                    indexed=tally.indexed,
+                    skipped=tally.skipped.total(),
+                )
+            )
+            job.check_cancelled()
     return tally
-
-
-def live_report(store: Store, job: IngestJob, started_s: float) -> IngestReport:
-    """The report of a job with nothing to do."""
-    info = store.region(job.spec.region)
-    return IngestReport(
-        region=job.spec.region,
-        generation=job.spec.generation,
-        model_digest=job.spec.model_digest,
-        planned=job.planned,
-        indexed=info.patches,
-        skipped={},
-        promoted=False,
-        already_live=True,
-        area_km2=area_km2(info.coverage),
-        wall_s=monotonic() - started_s,
-    )
-
-
-def live_now(job: IngestJob, tally: Tally, coverage: BaseGeometry, started_s: float) -> IngestReport:
-    """The report of a job that ended in a promotion."""
-    return IngestReport(
-        region=job.spec.region,
-        generation=job.spec.generation,
-        model_digest=job.spec.model_digest,
-        planned=job.planned,
-        indexed=tally.indexed,
-        skipped=dict(tally.skipped),
-        promoted=True,
-        already_live=False,
-        area_km2=area_km2(coverage),
-        wall_s=monotonic() - started_s,
-    )

@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from clnet_model.errors import ModelError
 from tiling.errors import TilingError
-from tiling.grid import Block
 from workers.cluster import plan_actors, ray_cluster
 from workers.embedding import BlockEmbedder, EmbedSettings, block_to_row
 from workers.errors import WorkerLost
+from workers.ingest_plan import KeyedBlock
 
 MAX_BLOCKS_PER_CALL = (
     8  # reading ahead pays from a few blocks on; a call is also one step of the progress bar
@@ -24,7 +24,7 @@ CALLS_PER_ACTOR = 12  # at least, so that actors finish together
 
 
 def embed_on_ray(
-    blocks: Iterable[Block], settings: EmbedSettings, *, address: str | None = None
+    blocks: Iterable[KeyedBlock], settings: EmbedSettings, *, address: str | None = None
 ) -> Iterator[pa.Table]:
     """Read, cut and embed blocks in Ray actors; tables in no particular order, one row per patch.
 

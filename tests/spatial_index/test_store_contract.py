@@ -51,6 +51,25 @@ def test_a_written_generation_is_invisible_until_promoted(
     assert store.search(ask(unit_vectors(1))).candidates == 20
 
 
+def test_what_was_written_is_read_back_to_the_bit(store: Store, make_spec, make_records, grid, unit_vectors):
+    spec = make_spec()
+    store.create_generation(spec)
+    written = make_records(spec, grid(1234), unit_vectors(1234))  # two pages
+    written[7] = replace(written[7], captured_at=None)
+    store.write("brig", "g1", written)
+    found = {record.quadkey: record for page in store.read("brig", "g1") for record in page}
+    assert len(found) == len(written)
+    for record in written:
+        same = found[record.quadkey]
+        assert np.array_equal(same.vector, record.vector)
+        assert same.captured_at == record.captured_at
+        assert same.location == pytest.approx(record.location, abs=1e-12)  # the engine's JSON loses a bit
+        assert (same.source, same.side_m) == (record.source, record.side_m)
+        assert same.valid_fraction == record.valid_fraction
+    with pytest.raises(UnknownGeneration):
+        list(store.read("brig", "nothing"))
+
+
 def test_writing_the_same_patch_again_replaces_it(store: Store, make_spec, make_records, grid, unit_vectors):
     spec = make_spec()
     store.create_generation(spec)

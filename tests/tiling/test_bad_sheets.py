@@ -87,9 +87,21 @@ def test_a_height_model(write_sheet: WriteSheet) -> None:
         open_ortho([write_sheet(np.full((1, 512, 512), 431.5, np.float32))])
 
 
-def test_sixteen_bit_imagery(write_sheet: WriteSheet) -> None:
-    with pytest.raises(NotAnOrthophoto, match=r"not 8-bit imagery .*gdal_translate"):
-        open_ortho([write_sheet(np.full((3, 512, 512), 4000, np.uint16))])
+def test_a_height_model_of_whole_metres(write_sheet: WriteSheet) -> None:
+    with pytest.raises(NotAnOrthophoto, match=r"looks like a height model \(1 band of int16\)"):
+        open_ortho([write_sheet(np.full((1, 512, 512), 431, np.int16))])
+
+
+def test_numbers_that_are_no_colours(write_sheet: WriteSheet) -> None:
+    with pytest.raises(NotAnOrthophoto, match=r"not 8-bit or 16-bit imagery \(3 bands of uint32\)"):
+        open_ortho([write_sheet(np.full((3, 512, 512), 4000, np.uint32))])
+
+
+@pytest.mark.parametrize("count", [2, 5, 8])
+def test_bands_without_a_meaning(count: int, write_sheet: WriteSheet) -> None:
+    path = write_sheet(np.full((count, 512, 512), 90, np.uint8), photometric="MINISBLACK")
+    with pytest.raises(NotAnOrthophoto, match=rf"has {count} bands and does not say .*gdal_edit"):
+        open_ortho([path])
 
 
 @pytest.mark.parametrize("pixel_m", [0.0001, 30.0, 5000.0])
@@ -120,7 +132,7 @@ def test_skip_leaves_bad_sheets_out_and_lists_them(write_sheet: WriteSheet) -> N
     bad = write_sheet(RGB, name="bad.tif", crs=None)
     ortho = open_ortho([good, bad], on_error="skip")
     assert [sheet.name for sheet in ortho.sheets] == ["good.tif"]
-    assert [error.path for error in ortho.rejected] == [bad]
+    assert [error.path for error in ortho.rejected] == [str(bad)]
 
 
 def test_skipping_everything_is_an_error(write_sheet: WriteSheet) -> None:

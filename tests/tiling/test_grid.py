@@ -47,6 +47,18 @@ def test_side_is_true_ground_metres(lng: float, lat: float, zoom: int, side_m: f
     assert sides_m(patch) == pytest.approx((side_m, side_m), rel=1e-4)
 
 
+@given(st.floats(-0.002, 0.002), latitudes, zooms, st.floats(20, 200))
+def test_side_is_true_across_the_antimeridian(beyond: float, lat: float, zoom: int, side_m: float) -> None:
+    lng = 180 - abs(beyond) if beyond < 0 else -180 + beyond
+    patch = patch_at(LngLat(lng=lng, lat=lat), GridSpec(zoom=zoom, side_m=side_m))
+    assert sides_m(patch) == pytest.approx((side_m, side_m), rel=1e-4)
+    area_m2 = abs(GEOD.geometry_area_perimeter(patch.footprint)[0])
+    assert area_m2 == pytest.approx(side_m**2, rel=1e-3)
+    west, south, east, north = patch.footprint.bounds
+    assert -180 <= west < east <= 180
+    assert south < patch.centre.lat < north
+
+
 @given(longitudes, latitudes, zooms)
 def test_patch_at_a_place_is_the_nearest_centre(lng: float, lat: float, zoom: int) -> None:
     patch = patch_at(LngLat(lng=lng, lat=lat), GridSpec(zoom=zoom))

@@ -194,7 +194,34 @@ def test_an_orthophoto_travels_and_still_reads(write_sheet: WriteSheet, noise: N
 
 def test_digest_follows_content(write_sheet: WriteSheet, noise: Noise) -> None:
     pixels = noise(SIZE, SIZE)
-    before = open_ortho([write_sheet(pixels)]).digest
-    assert open_ortho([write_sheet(pixels)]).digest == before
+    before = open_ortho([write_sheet(pixels)]).digests()
+    assert open_ortho([write_sheet(pixels)]).digests() == before
     pixels[0, 600, 600] ^= 255
-    assert open_ortho([write_sheet(pixels)]).digest != before
+    assert open_ortho([write_sheet(pixels)]).digests() != before
+
+
+@pytest.mark.parametrize("tiles_per_side", [1, 16])
+def test_sheets_under_a_block_are_all_that_its_patches_show(
+    tiles_per_side: int, write_sheet: WriteSheet, noise: Noise
+) -> None:
+    """Without the others, not one pixel changes."""
+    side = 400
+    paths = [
+        write_sheet(
+            noise(side, side, row * 3 + column),
+            name=f"{row}{column}.tif",
+            transform=placed(column * side, row * side),
+        )
+        for row in range(3)
+        for column in range(3)
+    ]
+    ortho = open_ortho(paths)
+    left_out = 0
+    for block in plan_blocks(ortho.footprint, GridSpec(), tiles_per_side=tiles_per_side):
+        below = ortho.sheets_under(block)
+        left_out += len(paths) - len(below)
+        part = open_ortho([paths[index] for index in below])
+        for image, same in zip(*(cut(each, block, size_px=32) for each in (ortho, part)), strict=True):
+            assert np.array_equal(image.pixels, same.pixels)
+            assert (image.valid_fraction, image.source) == (same.valid_fraction, same.source)
+    assert left_out > 0

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from tiling.errors import UnreadableSheet
-from tiling.grid import GridSpec, patches_over, plan_blocks
+from tiling.grid import GridSpec, patches_over
 from tiling.ortho import OnError, Ortho, open_ortho
 from workers.embedding import (
     NO_IMAGERY,
@@ -21,6 +21,7 @@ from workers.embedding import (
     one_ahead,
     vectors_of,
 )
+from workers.ingest_plan import plan_ingest
 
 
 def run(ortho: Ortho, load: Callable[[Path | None], Any], on_error: OnError = "fail") -> pa.Table:
@@ -28,7 +29,8 @@ def run(ortho: Ortho, load: Callable[[Path | None], Any], on_error: OnError = "f
     settings = EmbedSettings(
         ortho=ortho, load=load, checkpoint=None, min_valid_fraction=0.5, on_error=on_error
     )
-    return pa.concat_tables(embed_here(plan_blocks(ortho.footprint, GridSpec()), settings))
+    blocks = plan_ingest("town", ortho, load(None)).blocks()
+    return pa.concat_tables(embed_here(blocks, settings))
 
 
 def test_every_planned_patch_has_one_row(ortho: Ortho, load_thumbnail: Any) -> None:

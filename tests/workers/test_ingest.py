@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,17 @@ from tiling.grid import GridSpec, patches_over, plan_blocks
 from tiling.ortho import Ortho, cut, open_ortho
 from workers.embedding import embed_here
 from workers.errors import IngestFailed, NothingToIngest
-from workers.ingest import IngestProgress
 from workers.ingest import ingest as ingest_with
+from workers.ingest_report import IngestProgress, IngestReport
+from workers.jobs import Jobs
 
-ingest = partial(ingest_with, embed=embed_here)  # the same road without starting actors
+Ingest = Callable[..., IngestReport]
+
+
+@pytest.fixture
+def ingest(tmp_path: Path) -> Ingest:
+    """The whole road without starting actors."""
+    return partial(ingest_with, embed=embed_here, jobs=Jobs(tmp_path / "jobs"))
 
 
 @pytest.fixture
@@ -29,7 +36,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def test_an_orthophoto_becomes_a_live_region(ortho: Ortho, store: Store, load_thumbnail: Any) -> None:
+def test_an_orthophoto_becomes_a_live_region(
+    ingest: Ingest, ortho: Ortho, store: Store, load_thumbnail: Any
+) -> None:
     seen: list[IngestProgress] = []
     report = ingest("town", ortho, store=store, load=load_thumbnail, progress=seen.append)
     planned = sum(1 for _ in patches_over(ortho.footprint, GridSpec()))
@@ -44,7 +53,9 @@ def test_an_orthophoto_becomes_a_live_region(ortho: Ortho, store: Store, load_th
     assert seen[-1].share == 1.0
 
 
-def test_patches_are_found_by_their_own_pixels(ortho: Ortho, store: Store, load_thumbnail: Any) -> None:
+def test_patches_are_found_by_their_own_pixels(
+    ingest: Ingest, ortho: Ortho, store: Store, load_thumbnail: Any
+) -> None:
     ingest("town", ortho, store=store, load=load_thumbnail)
     encoder = load_thumbnail(None)
     block = next(plan_blocks(ortho.footprint, GridSpec()))
@@ -57,7 +68,9 @@ def test_patches_are_found_by_their_own_pixels(ortho: Ortho, store: Store, load_
     assert result.hits[0][0].source == "sheet.tif"
 
 
-def test_doing_it_again_changes_nothing(ortho: Ortho, store: Store, load_thumbnail: Any) -> None:
+def test_doing_it_again_changes_nothing(
+    ingest: Ingest, ortho: Ortho, store: Store, load_thumbnail: Any
+) -> None:
     first = ingest("town", ortho, store=store, load=load_thumbnail)
     again = ingest("town", ortho, store=store, load=load_thumbnail)
     assert again.already_live
@@ -66,7 +79,7 @@ def test_doing_it_again_changes_nothing(ortho: Ortho, store: Store, load_thumbna
 
 
 def test_the_same_imagery_gives_the_same_points_anywhere(
-    ortho: Ortho, tmp_path: Path, load_thumbnail: Any
+    ingest: Ingest, ortho: Ortho, tmp_path: Path, load_thumbnail: Any
 ) -> None:
     found = []
     query = np.eye(1, load_thumbnail(None).dim, dtype=np.float32)
@@ -79,7 +92,7 @@ def test_the_same_imagery_gives_the_same_points_anywhere(
 
 
 def test_new_imagery_replaces_the_old_in_one_step(
-    write_sheet: Any, store: Store, load_thumbnail: Any
+    ingest: Ingest, write_sheet: Any, store: Store, load_thumbnail: Any
 ) -> None:
     old = ingest("town", open_ortho([write_sheet(seed=1)]), store=store, load=load_thumbnail)
     new = ingest("town", open_ortho([write_sheet(seed=2)]), store=store, load=load_thumbnail)
@@ -88,7 +101,7 @@ def test_new_imagery_replaces_the_old_in_one_step(
 
 
 def test_a_bad_model_is_never_promoted(
-    ortho: Ortho, store: Store, load_thumbnail: Any, load_collapsed: Any
+    ingest: Ingest, ortho: Ortho, store: Store, load_thumbnail: Any, load_collapsed: Any
 ) -> None:
     good = ingest("town", ortho, store=store, load=load_thumbnail)
     with pytest.raises(IngestFailed, match="found by their own vector"):
@@ -98,7 +111,7 @@ def test_a_bad_model_is_never_promoted(
 
 
 def test_an_unreadable_sheet_leaves_nothing_behind(
-    write_sheet: Any, damage: Any, store: Store, load_thumbnail: Any
+    ingest: Ingest, write_sheet: Any, damage: Any, store: Store, load_thumbnail: Any
 ) -> None:
     path = write_sheet()
     damage(path)
@@ -110,7 +123,7 @@ def test_an_unreadable_sheet_leaves_nothing_behind(
 
 
 def test_with_skip_the_readable_sheets_go_live(
-    write_sheet: Any, damage: Any, store: Store, load_thumbnail: Any
+    ingest: Ingest, write_sheet: Any, damage: Any, store: Store, load_thumbnail: Any
 ) -> None:
     good, bad = write_sheet("good.tif"), write_sheet("bad.tif", seed=1, column=1)
     damage(bad)
@@ -119,13 +132,17 @@ def test_with_skip_the_readable_sheets_go_live(
     assert report.skipped["unreadable sheet bad.tif"] > 20
 
 
-def test_imagery_that_is_all_nodata_is_refused(write_sheet: Any, store: Store, load_thumbnail: Any) -> None:
+def test_imagery_that_is_all_nodata_is_refused(
+    ingest: Ingest, write_sheet: Any, store: Store, load_thumbnail: Any
+) -> None:
     with pytest.raises(NothingToIngest, match=r"all .* patches were skipped"):
         ingest("town", open_ortho([write_sheet(empty_share=1.0)]), store=store, load=load_thumbnail)
     assert store.generations("town") == []
 
 
-def test_a_half_built_generation_is_started_over(ortho: Ortho, store: Store, load_thumbnail: Any) -> None:
+def test_a_half_built_generation_is_started_over(
+    ingest: Ingest, ortho: Ortho, store: Store, load_thumbnail: Any
+) -> None:
     class PowerCut(BaseException):
         pass
 

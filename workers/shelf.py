@@ -1,0 +1,90 @@
+"""Vectors kept on the disk between embedding and writing, so that nothing is ever embedded twice.
+
+A folder of Parquet files, each a group of whole blocks with their keys, brought to the disk before its rows
+go anywhere else. Knows nothing of jobs or stores; a shelf may serve any job that asks for the same keys.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from spatial_index.files import disk_error, sync_folder
+
+KEY = "key"
+
+
+class Shelf:
+    """Persisted rows of one job. One process puts, others may take."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._next = max((int(path.stem) for path in self._parts()), default=0) + 1
+
+    def put(self, rows: pa.Table) -> None:
+        """Keep whole blocks; they are on the disk when this returns.
+
+        Raises:
+            StoreFull, StoreUnavailable: the disk refuses.
+        """
+        path = self._folder / f"{self._next:06d}.parquet"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _write(path, rows)
+        except OSError as exc:
+            raise disk_error(str(self._folder), exc) from exc
+        self._next += 1
+
+    def take(self, wanted: dict[str, Any]) -> Iterator[pa.Table]:
+        """The rows of every block whose key is wanted, table by table; what was found is wanted no more.
+
+        A file that cannot be read is passed over: its blocks stay wanted.
+        """
+        for path in self._parts():
+            rows = _read(path, wanted.keys())
+            if rows is not None and len(rows):
+                for key in pc.unique(rows.column(KEY)).to_pylist():
+                    del wanted[key]
+                yield rows
+
+    def clear(self) -> None:
+        """Throw everything away."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def bytes_used(self) -> int:
+        """Size of all files."""
+        return sum(path.stat().st_size for path in self._parts())
+
+    def _parts(self) -> list[Path]:
+        return sorted(path for path in self._folder.glob("*.parquet") if path.stem.isdigit())
+
+
+def _write(path: Path, rows: pa.Table) -> None:
+    draft = path.with_suffix(".draft")
+    with draft.open("wb") as file:
+        pq.write_table(rows, file, compression="zstd", compression_level=1, write_page_checksum=True)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def _read(path: Path, wanted: Any) -> pa.Table | None:
+    """The wanted rows of a file; vectors are read only where some are wanted; None if it is damaged."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            keys = file.read(columns=[KEY]).column(KEY)
+            chosen = pa.array([key in wanted for key in keys.to_pylist()], pa.bool_())
+            if not pc.any(chosen).as_py():
+                return None
+            return file.read().filter(chosen)
+    except (OSError, pa.ArrowException):
+        return None

@@ -1,0 +1,64 @@
+"""The running account of an ingest: every planned patch ends up indexed or skipped with a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from spatial_index.records import GenerationSpec, PatchRecord
+from tiling.coverage import Coverage
+from tiling.grid import LngLat
+from workers.embedding import vectors_of
+
+CANARIES = 16
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What has arrived in the store so far. Its size does not grow with the number of patches."""
+
+    planned: int
+    indexed: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    coverage: Coverage = field(default_factory=Coverage)
+    canaries: list[PatchRecord] = field(default_factory=list)
+
+    @property
+    def accounted(self) -> int:
+        """Patches indexed or skipped."""
+        return self.indexed + self.skipped.total()
+
+    def add(self, records: list[PatchRecord], skipped: list[str]) -> None:
+        """Count written records and reasons to skip; every so-manieth record is kept for the gate."""
+        stride = max(1, self.planned // CANARIES)
+        self.canaries.extend(records[-self.indexed % stride :: stride])
+        self.indexed += len(records)
+        self.coverage.add(record.quadkey for record in records)
+        self.skipped.update(skipped)
+
+
+def to_records(table: pa.Table, spec: GenerationSpec) -> list[PatchRecord]:
+    """The indexed rows of a table as the store takes them."""
+    vectors = vectors_of(table)
+    return [
+        PatchRecord(
+            location=LngLat(lng=row["lng"], lat=row["lat"]),
+            quadkey=row["quadkey"],
+            region=spec.region,
+            generation=spec.generation,
+            side_m=spec.side_m,
+            captured_at=row["captured_at"],
+            source=row["source"],
+            valid_fraction=row["valid_fraction"],
+            vector=vectors[index],
+        )
+        for index, row in enumerate(table.drop_columns(["vector"]).to_pylist())
+        if row["skipped"] is None
+    ]
+
+
+def reasons_in(table: pa.Table) -> list[str]:
+    """Why the other rows were skipped."""
+    return [reason for reason in table.column("skipped").to_pylist() if reason]
