@@ -50,6 +50,10 @@ def ingest(
     side_m: Annotated[
         float | None, typer.Option(help="Patch side in ground metres; the model's own when left out.")
     ] = None,
+    storage: Annotated[
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="How vectors are kept; int8 is searched first and rescored."),
+    ] = "float32",
     contact_sheet: Annotated[
         Path | None,
         typer.Option(
@@ -78,7 +82,9 @@ def ingest(
 
             write_contact_sheet(contact_sheet, ortho, outline or ortho.footprint, grid)
         if dry_run:
-            display.estimated(estimate(region, ortho, checkpoint=checkpoint, grid=grid, area=outline))
+            display.estimated(
+                estimate(region, ortho, checkpoint=checkpoint, grid=grid, area=outline, storage=storage)
+            )
             return
         with open_store_from_options(store, create=True) as index:
             report = run(
@@ -89,6 +95,7 @@ def ingest(
                 checkpoint=checkpoint,
                 grid=grid,
                 area=outline,
+                storage=storage,
                 on_error=on_error,
                 resume=resume,
                 embed=partial(embed_on_ray, address=Settings().ray_address),

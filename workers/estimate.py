@@ -14,6 +14,7 @@ import numpy.typing as npt
 from shapely.geometry.base import BaseGeometry
 
 from clnet_model.encoder import Encoder, load_encoder
+from spatial_index.records import Storage
 from tiling.coverage import area_km2
 from tiling.grid import Block, Bounds, GridSpec, LngLat, mercator_at
 from tiling.ortho import Ortho, cut, read_window
@@ -21,6 +22,7 @@ from workers.ingest_plan import MIN_VALID_FRACTION, IngestPlan, plan_ingest
 
 START_S = 15.0  # Ray and the framework in the actors, measured on 2 cores
 BYTES_PER_POINT = 2_300  # payload, indexes and log beside the vector; measured on 27,723 points
+BYTES_PER_NUMBER = {"float32": 4, "float16": 2, "int8": 5}  # int8 lies beside float32
 TRIAL_PATCHES = 32
 MASK_PX = 1024
 
@@ -47,6 +49,7 @@ def estimate(
     grid: GridSpec | None = None,
     area: BaseGeometry | None = None,
     min_valid_fraction: float = MIN_VALID_FRACTION,
+    storage: Storage = "float32",
     load: Callable[[Path | None], Encoder] = load_encoder,
 ) -> IngestEstimate:
     """Plan the job and try a little of it, without Ray and without a store.
@@ -56,7 +59,15 @@ def estimate(
         TilingError, ModelError: a sheet or the checkpoint cannot be read.
     """
     encoder = load(checkpoint)
-    plan = plan_ingest(region, ortho, encoder, grid=grid, area=area, min_valid_fraction=min_valid_fraction)
+    plan = plan_ingest(
+        region,
+        ortho,
+        encoder,
+        grid=grid,
+        area=area,
+        min_valid_fraction=min_valid_fraction,
+        storage=storage,
+    )
     expected, fullest = _shown(ortho, plan)
     cut_s, embed_s = _trial(ortho, encoder, fullest)
     cores = len(os.sched_getaffinity(0))
@@ -67,7 +78,7 @@ def estimate(
         planned=plan.planned,
         expected=expected,
         area_km2=area_km2(plan.area),
-        disk_mb=expected * (4 * encoder.dim + BYTES_PER_POINT) / 1e6,
+        disk_mb=expected * (BYTES_PER_NUMBER[storage] * encoder.dim + BYTES_PER_POINT) / 1e6,
         wall_s=START_S + expected * (cut_s + embed_s) / cores,
     )
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from shapely.geometry.base import BaseGeometry
 
 from clnet_model.encoder import Encoder, load_encoder
+from spatial_index.records import Storage
 from spatial_index.store import Store
 from tiling.grid import GridSpec
 from tiling.ortho import OnError, Ortho
@@ -40,6 +41,7 @@ def ingest(
     grid: GridSpec | None = None,
     area: BaseGeometry | None = None,
     min_valid_fraction: float = MIN_VALID_FRACTION,
+    storage: Storage = "float32",
     on_error: OnError = "fail",
     resume: bool = True,
     embed: Embed = embed_on_ray,
@@ -55,6 +57,7 @@ def ingest(
     Args:
         grid: where patches lie; None takes what the model was trained with.
         area: WGS84 (Multi)Polygon that patch centres lie in; None takes the sheets' footprint.
+        storage: how vectors are kept; see docs/search.md.
         on_error: what a sheet that fails to decode stops: the job, or its own patches.
         resume: False embeds everything again.
         embed: where the work runs; `partial(embed_on_ray, address=…)` names a cluster.
@@ -66,7 +69,15 @@ def ingest(
     """
     started_s = monotonic()
     encoder = load(checkpoint)
-    plan = plan_ingest(region, ortho, encoder, grid=grid, area=area, min_valid_fraction=min_valid_fraction)
+    plan = plan_ingest(
+        region,
+        ortho,
+        encoder,
+        grid=grid,
+        area=area,
+        min_valid_fraction=min_valid_fraction,
+        storage=storage,
+    )
     jobs.create(plan.job_id, KIND, plan.to_json())
     if is_live(store, plan.spec):
         return already_live(store, plan, jobs, started_s)

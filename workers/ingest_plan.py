@@ -11,7 +11,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from clnet_model.encoder import Encoder
-from spatial_index.records import GenerationSpec
+from spatial_index.records import GenerationSpec, Storage
 from tiling.grid import Block, GridSpec, plan_blocks
 from tiling.ortho import CUT_VERSION, Ortho
 from tiling.sheets import Sheet
@@ -81,6 +81,7 @@ class IngestPlan:
             "model_digest": self.spec.model_digest,
             "zoom": self.spec.zoom,
             "side_m": self.spec.side_m,
+            "storage": self.spec.storage,
             "min_valid_fraction": self.min_valid_fraction,
             "planned": self.planned,
             "sheets": [
@@ -97,12 +98,14 @@ def plan_ingest(
     grid: GridSpec | None = None,
     area: BaseGeometry | None = None,
     min_valid_fraction: float = MIN_VALID_FRACTION,
+    storage: Storage = "float32",
 ) -> IngestPlan:
     """Decide what to build. Reads every sheet's bytes once, for their checksums.
 
     Args:
         grid: where patches lie; None takes what the model was trained with.
         area: WGS84 (Multi)Polygon that patch centres lie in; None takes the sheets' footprint.
+        storage: how vectors are kept; another one is another generation of the same vectors.
 
     Raises:
         NothingToIngest: no patch centre lies in the area.
@@ -121,6 +124,7 @@ def plan_ingest(
         *map(_identity, ortho.sheets, digests),
         shapely.to_wkb(shapely.normalize(area)),
         (encoder.digest, grid.zoom, grid.side_m, min_valid_fraction, CUT_VERSION),
+        storage,
     )
     spec = GenerationSpec(
         region=region,
@@ -129,6 +133,7 @@ def plan_ingest(
         dim=encoder.dim,
         zoom=grid.zoom,
         side_m=grid.side_m,
+        storage=storage,
     )
     return IngestPlan(
         spec=spec,

@@ -153,3 +153,13 @@ def test_a_half_built_generation_is_started_over(
         ingest("town", ortho, store=store, load=load_thumbnail, progress=fail)
     assert store.generations("town") == []
     assert ingest("town", ortho, store=store, load=load_thumbnail).promoted
+
+
+def test_another_storage_is_another_generation_of_the_same_vectors(
+    ingest: Ingest, ortho: Ortho, store: Store, load_thumbnail: Any
+) -> None:
+    first = ingest("town", ortho, store=store, load=load_thumbnail)
+    again = ingest("town", ortho, store=store, load=load_thumbnail, storage="float16")
+    assert again.generation != first.generation
+    assert again.embedded == 0  # the vectors were kept
+    assert [info.spec.storage for info in store.generations("town") if info.live] == ["float16"]
