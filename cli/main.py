@@ -16,6 +16,7 @@ from cli.jobs import jobs
 from cli.locate import locate
 from cli.new_key import new_key
 from cli.regions import regions
+from cli.relocalize import relocalize
 from cli.serve import serve
 from cli.simulate import simulate
 from cli.train import train
@@ -31,7 +32,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     for command in (
-        demo, simulate, ingest, jobs, regions, rollback, drop, serve, new_key, locate,
+        demo, simulate, ingest, jobs, regions, rollback, drop, serve, new_key, locate, relocalize,
         train, evaluate, explain,
     ):  # fmt: skip
         app.command()(command)

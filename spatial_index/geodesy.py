@@ -35,6 +35,17 @@ def distances_m(origin: LngLat, lngs: ArrayLike, lats: ArrayLike) -> Floats:
     return np.asarray(metres, dtype=np.float64)
 
 
+def haversine_m(origin: LngLat, lngs: Floats, lats: Floats, sphere_m: float) -> Floats:
+    """Distances (N,) from a position on a sphere, metres."""
+    lng, lat = np.radians(origin.lng), np.radians(origin.lat)
+    other_lng, other_lat = np.radians(lngs), np.radians(lats)
+    half = (
+        np.sin((other_lat - lat) / 2) ** 2
+        + np.cos(lat) * np.cos(other_lat) * np.sin((other_lng - lng) / 2) ** 2
+    )
+    return np.asarray(2.0 * sphere_m * np.arcsin(np.sqrt(np.minimum(half, 1.0))))
+
+
 def geodesic_per_haversine(origin: LngLat, radius_m: float, sphere_m: float) -> tuple[float, float]:
     """Bounds of geodesic / haversine distance for all points within `radius_m` of `origin`.
 

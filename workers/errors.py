@@ -5,6 +5,7 @@ WorkerError
 ├── IngestFailed        the gate refused the generation, or a worker broke
 ├── NothingToExport     the generation was never finished
 ├── BadExchangeFile     not a file that `clnet export` wrote, or damaged
+├── BadManifest         a table of street images cannot be used
 ├── WorkerLost          a worker process died and could not be replaced
 ├── ClusterUnavailable  no Ray at the given address
 └── JobError            one job; carries `job_id`
@@ -40,6 +41,19 @@ class IngestFailed(WorkerError):
             f"region {self.region}: generation {self.generation} was not promoted: {self.reason}; "
             "what was live stays live, ingest again once that is mended"
         )
+
+
+class BadManifest(WorkerError):
+    """A table of street images cannot be used."""
+
+    def __init__(self, path: str, reason: str, remedy: str) -> None:
+        super().__init__(path, reason, remedy)
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}; {self.remedy}"
 
 
 class NothingToExport(WorkerError):

@@ -1,12 +1,14 @@
-"""The embedding pipeline on Ray Data: blocks out to actors, tables of vectors back.
+"""Pipelines on Ray Data: work out to a pool of actors, tables of vectors back.
 
-Knows Ray; what an actor does with a block is `workers.embedding`.
+Knows Ray; what an actor does with a block is `workers.embedding`, with a chunk of a fleet's images
+`workers.fleet_actor`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -15,11 +17,17 @@ from tiling.errors import TilingError
 from workers.cluster import plan_actors, ray_cluster
 from workers.embedding import BlockEmbedder, EmbedSettings, block_to_row
 from workers.errors import WorkerLost
+from workers.fleet_actor import FleetActor, chunk_to_item, split_by_number
 from workers.ingest_plan import KeyedBlock
+
+if TYPE_CHECKING:
+    from workers.chunks import Chunks
+    from workers.relocalize import Embedder
 
 MAX_BLOCKS_PER_CALL = (
     8  # reading ahead pays from a few blocks on; a call is also one step of the progress bar
 )
+CHUNKS_AT_ONCE = 2_000  # 128,000 rows of a manifest: what Ray has to keep at once
 CALLS_PER_ACTOR = 12  # at least, so that actors finish together
 
 
@@ -37,6 +45,46 @@ def embed_on_ray(
         WorkerLost: an actor died and Ray could not replace it.
     """
     with ray_cluster(address):
+        rows = [block_to_row(block) for block in blocks]
+        per_call = min(
+            MAX_BLOCKS_PER_CALL, -(-len(rows) // (CALLS_PER_ACTOR * plan_actors(limit=len(rows)).actors))
+        )
+        yield from run_actors(rows, BlockEmbedder, {"settings": settings}, per_call=per_call)
+
+
+def embed_fleet_on_ray(
+    chunks: Chunks,
+    make_embedder: Callable[[int | None], Embedder],
+    numbers: Sequence[int],
+    *,
+    address: str | None = None,
+) -> Generator[tuple[int, pa.Table]]:
+    """Read and embed chunks of a fleet's images in Ray actors; in no particular order.
+
+    Args:
+        address: see `ray_cluster`.
+
+    Raises:
+        ModelError: the checkpoint cannot be read.
+        ClusterUnavailable: no Ray, or no free core.
+        WorkerLost: an actor died and Ray could not replace it.
+    """
+    with ray_cluster(address):
+        for first in range(0, len(numbers), CHUNKS_AT_ONCE):
+            items = [chunk_to_item(chunks, number) for number in numbers[first : first + CHUNKS_AT_ONCE]]
+            for table in run_actors(items, FleetActor, {"make_embedder": make_embedder}, per_call=1):
+                yield from split_by_number(table)
+
+
+def run_actors(
+    rows: list[dict[str, Any]], actor: type, settings: dict[str, Any], *, per_call: int
+) -> Iterator[pa.Table]:
+    """The tables that actors make of rows, `per_call` rows a call. Ray must be connected.
+
+    Raises:
+        What the actors raise of ours; ClusterUnavailable, WorkerLost.
+    """
+    if rows:
         import ray.data  # noqa: PLC0415  after ray_cluster has set the environment
         from ray.exceptions import RayError  # noqa: PLC0415
 
@@ -44,12 +92,10 @@ def embed_on_ray(
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors arrive as exceptions
-        rows = [block_to_row(block) for block in blocks]
         plan = plan_actors(limit=len(rows))
-        per_call = min(MAX_BLOCKS_PER_CALL, -(-len(rows) // (CALLS_PER_ACTOR * plan.actors)))
         dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // per_call)).map_batches(
-            BlockEmbedder,
-            fn_constructor_kwargs={"settings": settings, "threads": plan.cores},
+            actor,
+            fn_constructor_kwargs={**settings, "threads": plan.cores},
             batch_size=None,  # what from_items put together
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=plan.actors),
@@ -74,4 +120,4 @@ def _translated(exc: BaseException) -> BaseException:
     if isinstance(exc, RayTaskError):
         return exc
     summary = str(exc).strip().splitlines()[0]
-    return WorkerLost(f"an embedding worker died ({summary}); free some memory and ingest again")
+    return WorkerLost(f"an embedding worker died ({summary}); free some memory and start the job again")

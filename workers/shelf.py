@@ -37,7 +37,7 @@ class Shelf:
         path = self._folder / f"{self._next:06d}.parquet"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _write(path, rows)
+            write_rows(path, rows)
         except OSError as exc:
             raise disk_error(str(self._folder), exc) from exc
         self._next += 1
@@ -67,7 +67,8 @@ class Shelf:
         return sorted(path for path in self._folder.glob("*.parquet") if path.stem.isdigit())
 
 
-def _write(path: Path, rows: pa.Table) -> None:
+def write_rows(path: Path, rows: pa.Table) -> None:
+    """Write a Parquet file whole; it is on the disk when this returns."""
     draft = path.with_suffix(".draft")
     with draft.open("wb") as file:
         pq.write_table(rows, file, compression="zstd", compression_level=1, write_page_checksum=True)

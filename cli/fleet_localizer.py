@@ -1,0 +1,224 @@
+"""How the rows of a fleet's manifest become queries, and answers rows: the service's own steps, in bulk.
+
+Wires `workers.relocalize`, which knows jobs and files, to `serving.bulk` and `serving.track`, which know how
+an image is localized.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from serving.bulk import Search, Seen, locate_seen, see
+from serving.locate import Answer, HeadingPrior, Query
+from serving.track import Odometry, Track
+from serving.track_messages import sighting_of
+from spatial_index.geodesy import distances_m
+from spatial_index.priors import CirclePrior, PriorMode
+from tiling.grid import LngLat
+from workers.manifest import DEFAULT_ACCURACY_M, DEFAULT_HEADING_ACCURACY_DEG
+from workers.relocalize import Embedder, Row
+
+if TYPE_CHECKING:
+    from clnet_model.calibration import Calibration
+    from clnet_model.encoder import Encoder
+
+HYPOTHESES = 10  # what a track learns of an image; those behind them hold next to no probability
+MIN_STEP_S = 1e-3  # between frames of a track; two with the same time are taken one after the other
+SEEN = pa.schema(
+    [
+        pa.field("fault", pa.string()),
+        pa.field("vectors", pa.list_(pa.float32())),
+        pa.field("headings_deg", pa.list_(pa.float64())),
+        pa.field("turns", pa.int32()),
+    ]
+)
+_SIGHTING = "_sighting"  # goes from an answer to its track; no column of the result
+
+
+class FleetLocalizer:
+    """A `workers.relocalize.Localizer` on a checkpoint and what is live in a store."""
+
+    def __init__(self, encoder: Encoder, search: Search, *, checkpoint: Path | None = None) -> None:
+        self._calibration: Calibration = encoder.calibration
+        self._dim = encoder.dim
+        self._digest = encoder.digest
+        self._search = search
+        self.make_embedder: Callable[[int | None], Embedder] = partial(open_embedder, checkpoint)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What the kept vectors depend on."""
+        return {"model_digest": self._digest, "heading_step_deg": self._calibration.heading_step_deg}
+
+    def answers(self, rows: Sequence[Row], seen: pa.Table) -> list[dict[str, Any]]:
+        """The result's columns for images that were embedded."""
+        queries = [query_of(row) for row in rows]
+        found = locate_seen(
+            seen_of(seen, self._dim),
+            queries,
+            search=self._search,
+            calibration=self._calibration,
+            model_digest=self._digest,
+        )
+        return [
+            {**columns_of(answer, row), _SIGHTING: sighting_of(answer, query, self._calibration)}
+            for answer, row, query in zip(found, rows, queries, strict=True)
+        ]
+
+    def follower(self, sequence: str) -> FleetFollower:
+        """The same sequence is followed by the same dice."""
+        return FleetFollower(seed=zlib.crc32(sequence.encode()))
+
+
+class FleetFollower:
+    """A `workers.relocalize.Follower`."""
+
+    def __init__(self, *, seed: int) -> None:
+        self._track = Track(seed=seed)
+        self._last_s = -np.inf
+
+    def advance(self, row: Row, answer: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The smoothed columns; none while the track is lost."""
+        if _SIGHTING not in answer:
+            return {}
+        taken: datetime = row["captured_at"]
+        self._last_s = max(taken.timestamp(), self._last_s + MIN_STEP_S)
+        point = self._track.advance(self._last_s, answer[_SIGHTING], odometry_of(row))
+        if point is None:
+            return {}
+        return {
+            "smoothed_status": point.status.name,
+            "smoothed_latitude": point.position.lat,
+            "smoothed_longitude": point.position.lng,
+            "smoothed_r68_m": point.r68_m,
+            "smoothed_r95_m": point.r95_m,
+        }
+
+
+class FleetEmbedder:
+    """A `workers.relocalize.Embedder`."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def __call__(self, rows: Sequence[Row], images: Sequence[bytes | str]) -> pa.Table:
+        there = [index for index, image in enumerate(images) if isinstance(image, bytes)]
+        data = [image for image in images if isinstance(image, bytes)]
+        seen = see(data, [query_of(rows[index]) for index in there], self._encoder)
+        table: list[dict[str, Any]] = [
+            {"fault": image if isinstance(image, str) else None} for image in images
+        ]
+        for index, each in zip(there, seen, strict=True):
+            table[index] = kept(each) if isinstance(each, Seen) else {"fault": str(each)}
+        return pa.Table.from_pylist(table, schema=SEEN)
+
+
+def open_embedder(checkpoint: Path | None, threads: int | None) -> FleetEmbedder:
+    """An embedder inside a worker."""
+    import torch  # noqa: PLC0415  the worker's affair
+
+    from clnet_model.encoder import load_encoder  # noqa: PLC0415
+
+    if threads:
+        torch.set_num_threads(threads)
+    return FleetEmbedder(load_encoder(checkpoint))
+
+
+def query_of(row: Row) -> Query:
+    """What is asked about a row's image. Its GPS is a SOFT prior: what the image shows may overrule it."""
+    return Query(
+        hfov_deg=row["hfov_deg"],
+        pitch_deg=row["pitch_deg"] or 0.0,
+        heading=heading_of(row),
+        prior=prior_of(row),
+        max_hypotheses=HYPOTHESES,
+    )
+
+
+def heading_of(row: Row) -> HeadingPrior | None:
+    """The heading that is known beforehand."""
+    if row["heading_deg"] is None:
+        return None
+    accuracy_deg = row["heading_accuracy_deg"]
+    return HeadingPrior(
+        heading_deg=row["heading_deg"],
+        accuracy_deg=DEFAULT_HEADING_ACCURACY_DEG if accuracy_deg is None else accuracy_deg,
+    )
+
+
+def prior_of(row: Row) -> CirclePrior | None:
+    """Where the image was taken, as GPS has it."""
+    if row["latitude"] is None:
+        return None
+    return CirclePrior(
+        centre=LngLat(lng=row["longitude"], lat=row["latitude"]),
+        radius_m=row["accuracy_m"] or DEFAULT_ACCURACY_M,
+        mode=PriorMode.SOFT,
+    )
+
+
+def odometry_of(row: Row) -> Odometry | None:
+    """How the vehicle moved since the row before."""
+    if row["distance_m"] is None:
+        return None
+    return Odometry(distance_m=row["distance_m"], course_deg=row["course_deg"])
+
+
+def kept(seen: Seen) -> dict[str, Any]:
+    """What is kept of an embedded image."""
+    return {
+        "fault": None,
+        "vectors": seen.vectors.ravel(),
+        "headings_deg": seen.headings_deg,
+        "turns": seen.turns,
+    }
+
+
+def seen_of(table: pa.Table, dim: int) -> list[Seen]:
+    """The images that were kept."""
+    return [
+        Seen(
+            vectors=np.asarray(row["vectors"], np.float32).reshape(-1, dim),
+            headings_deg=np.asarray(row["headings_deg"], np.float64),
+            turns=row["turns"],
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def columns_of(answer: Answer, row: Row) -> dict[str, Any]:
+    """An answer as the result's columns."""
+    common = {"status": answer.status.name, "model_digest": answer.model_digest}
+    if not answer.hypotheses:
+        return common
+    best = answer.hypotheses[0]
+    hit = best.patches[0].hit
+    return common | {
+        "latitude": best.position.lat,
+        "longitude": best.position.lng,
+        "r68_m": best.r68_m,
+        "r95_m": best.r95_m,
+        "probability": best.probability,
+        "heading_deg": best.heading_deg,
+        "heading_r68_deg": best.heading_r68_deg,
+        "prior_conflict": answer.prior_conflict,
+        "moved_m": moved_m(row, best.position),
+        "region": hit.region,
+        "generation": hit.generation,
+        "patches": [patch.hit.quadkey for patch in best.patches],
+    }
+
+
+def moved_m(row: Row, position: LngLat) -> float | None:
+    """How far the computed position is from the given one."""
+    if row["latitude"] is None:
+        return None
+    return float(distances_m(position, row["longitude"], row["latitude"])[0])

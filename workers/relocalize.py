@@ -1,0 +1,221 @@
+"""Re-localizes a fleet: a table of street images in, corrected positions out.
+
+    manifest ─chunks─► read, embed (Ray) ─► kept on the disk ─► search, fuse, smooth ─► results.parquet
+
+Embedding is what takes the time, and runs wherever Ray has room, in any order. What it gives is kept chunk by
+chunk, so that nothing is embedded twice. The rest runs here, in the order of the rows, and gives the same
+rows whatever was killed before. How an image is localized is the `Localizer`'s business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from workers.chunks import Chunks
+from workers.fleet_results import ResultsWriter, given_columns
+from workers.jobs import Jobs, RunningJob
+from workers.manifest import Manifest
+
+KIND = "relocalize"
+
+Row = Mapping[str, Any]
+Embed = Callable[[Chunks, Callable[[int | None], "Embedder"], Sequence[int]], Generator[tuple[int, pa.Table]]]
+
+
+class Embedder(Protocol):
+    """Embeds images inside a worker."""
+
+    def __call__(self, rows: Sequence[Row], images: Sequence[bytes | str]) -> pa.Table:
+        """A row for each of `rows`, with a `fault` where the image is unusable; an image that could not be
+        read is what went wrong."""
+
+
+class Follower(Protocol):
+    """Follows one sequence."""
+
+    def advance(self, row: Row, answer: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The smoothed columns of the next image."""
+
+
+class Localizer(Protocol):
+    """How images are localized."""
+
+    make_embedder: Callable[[int | None], Embedder]
+    """Goes to the workers and is called there, with the number of threads."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that decides what the embedder gives, as JSON values."""
+
+    def answers(self, rows: Sequence[Row], seen: pa.Table) -> list[dict[str, Any]]:
+        """The result's columns for images that were embedded."""
+
+    def follower(self, sequence: str) -> Follower:
+        """A new one for each sequence."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FleetProgress:
+    """How far the job is, in images."""
+
+    job_id: str
+    stage: str
+    """"embed" or "locate"."""
+    done: int
+    total: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """By status, of those located."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FleetReport:
+    """What became of every image."""
+
+    job_id: str
+    images: int
+    embedded: int
+    """Now; the others were embedded by an earlier run."""
+    counts: Mapping[str, int]
+    embed_s: float
+    locate_s: float
+
+
+def relocalize(
+    manifest: Manifest,
+    out: Path,
+    *,
+    localizer: Localizer,
+    jobs: Jobs,
+    embed: Embed,
+    resume: bool = True,
+    progress: Callable[[FleetProgress], None] = lambda _: None,
+) -> FleetReport:
+    """Locate every image of a manifest and write the results, one row for each, ordered by sequence and time.
+
+    The same manifest and model are the same job: run again, it embeds only what no earlier run has.
+
+    Args:
+        out: GeoParquet; replaced when all rows are there.
+        embed: where the work runs; see `workers.fleet_pipeline`.
+        resume: False embeds everything again.
+
+    Raises:
+        JobCancelled, JobInUse: see `workers.jobs`.
+        WorkerError: a worker died or the cluster is not there.
+        ModelError, SpatialIndexError: as named.
+    """
+    job_id = job_id_of(manifest, localizer)
+    spec = {"manifest": manifest.digest, "images": manifest.table.num_rows, **localizer.identity}
+    jobs.create(job_id, KIND, spec)
+    with jobs.run(job_id) as job:
+        chunks = Chunks(jobs.folder(job_id) / "chunks", manifest.table)
+        if not resume:
+            chunks.clear()
+        started_s = monotonic()
+        embedded = embed_missing(chunks, localizer, embed, job, progress)
+        embedded_s = monotonic()
+        counts = locate_all(chunks, localizer, out, job, progress)
+        report = FleetReport(
+            job_id=job_id,
+            images=manifest.table.num_rows,
+            embedded=embedded,
+            counts=dict(counts),
+            embed_s=embedded_s - started_s,
+            locate_s=monotonic() - embedded_s,
+        )
+        job.succeed(asdict(report))
+    return report
+
+
+def job_id_of(manifest: Manifest, localizer: Localizer) -> str:
+    """The same work has the same id, so that starting it again is going on with it."""
+    identity = repr((manifest.digest, sorted(localizer.identity.items())))
+    return f"relocalize-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+def embed_missing(
+    chunks: Chunks,
+    localizer: Localizer,
+    embed: Embed,
+    job: RunningJob,
+    progress: Callable[[FleetProgress], None],
+) -> int:
+    """Embed and keep every chunk that is not there; images embedded."""
+    missing = chunks.missing()
+    total = len(chunks.rows)
+    done = before = total - sum(chunks.count(number) for number in missing)
+    progress(FleetProgress(job_id=job.record.id, stage="embed", done=done, total=total))
+    if not missing:
+        return 0
+    with closing(embed(chunks, localizer.make_embedder, missing)) as tables:  # workers stop with us
+        for number, table in tables:
+            chunks.put(number, table)
+            done += chunks.count(number)
+            job.report(done, total, "images embedded")
+            progress(FleetProgress(job_id=job.record.id, stage="embed", done=done, total=total))
+            job.check_cancelled()
+    return done - before
+
+
+def locate_all(
+    chunks: Chunks,
+    localizer: Localizer,
+    out: Path,
+    job: RunningJob,
+    progress: Callable[[FleetProgress], None],
+) -> Counter[str]:
+    """Search, fuse and smooth chunk by chunk; images by status."""
+    counts: Counter[str] = Counter()
+    with ResultsWriter(out) as writer:
+        for located in located_chunks(chunks, localizer):
+            writer.write(located)
+            counts.update(row["status"] for row in located)
+            job.report(counts.total(), len(chunks.rows), "images located")
+            progress(
+                FleetProgress(
+                    job_id=job.record.id,
+                    stage="locate",
+                    done=counts.total(),
+                    total=len(chunks.rows),
+                    counts=counts,
+                )
+            )
+            job.check_cancelled()
+    return counts
+
+
+def located_chunks(chunks: Chunks, localizer: Localizer) -> Iterator[list[dict[str, Any]]]:
+    """The result's rows, chunk by chunk. One follower lives at a time: rows come by sequence and time."""
+    current: str | None = None
+    follower: Follower | None = None
+    for number in range(len(chunks)):
+        rows = chunks.rows_of(number)
+        located = []
+        for row, answer in zip(rows, answered(rows, chunks.get(number), localizer), strict=True):
+            if row["sequence"] != current:
+                current = row["sequence"]
+                follower = None if current is None else localizer.follower(current)
+            smoothed = follower.advance(row, answer) if follower and not row["fault"] else {}
+            located.append({**given_columns(row), **answer, **smoothed})
+        yield located
+
+
+def answered(rows: Sequence[Row], seen: pa.Table, localizer: Localizer) -> list[dict[str, Any]]:
+    """An answer for each row; rows and images that cannot be used get a status that says so."""
+    faults = seen.column("fault").to_pylist()
+    usable = [index for index, (row, fault) in enumerate(zip(rows, faults, strict=True)) if not fault]
+    found = iter(localizer.answers([rows[index] for index in usable], seen.take(usable)))
+    return [_unusable(row, fault) if fault else next(found) for row, fault in zip(rows, faults, strict=True)]
+
+
+def _unusable(row: Row, fault: str) -> dict[str, Any]:
+    return {"status": "INVALID_ROW" if row["fault"] else "UNREADABLE_IMAGE", "reason": fault}
