@@ -12,7 +12,7 @@ TORCH_PIN := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements.lock)
 
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test check bench bench-serve proto train lock clean
+.PHONY: setup demo test check bench bench-serve bench-ingest proto train lock clean
 
 setup: $(VENV)/.installed
 
@@ -50,6 +50,10 @@ bench: setup
 
 bench-serve: setup
 	$(BIN)/python benchmarks/serve.py --minutes 10
+
+bench-ingest: setup
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python benchmarks/ingest.py
 
 proto: setup
 	$(BIN)/python infra/protoc.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from cli.options import DEFAULT_STORE, StoreOption, open_store_from_options
 
 
-def export_region(
+def export(
     region: Annotated[str, typer.Argument(help="Name of the region.")],
     out: Annotated[Path, typer.Option(help="Folder for the file and its STAC item.")] = Path("export"),
     generation: Annotated[
@@ -32,7 +33,7 @@ def export_region(
     typer.echo(str(report.item))
 
 
-def import_region(
+def import_(
     path: Annotated[Path, typer.Argument(help="A *.parquet that `clnet export` wrote.")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -48,8 +49,9 @@ def import_region(
 @contextmanager
 def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on a terminal; elsewhere nothing is shown."""
+
     from rich.progress import Progress
 
-    with Progress(transient=True) as bar:
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task(unit, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

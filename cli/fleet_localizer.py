@@ -123,9 +123,9 @@ class FleetEmbedder:
 
 def open_embedder(checkpoint: Path | None, threads: int | None) -> FleetEmbedder:
     """An embedder inside a worker."""
-    import torch  # noqa: PLC0415  the worker's affair
+    import torch
 
-    from clnet_model.encoder import load_encoder  # noqa: PLC0415
+    from clnet_model.encoder import load_encoder
 
     if threads:
         torch.set_num_threads(threads)

@@ -8,7 +8,7 @@ import typer
 
 from cli.demo import demo
 from cli.evaluate import evaluate
-from cli.exchange import export_region, import_region
+from cli.exchange import export, import_
 from cli.explain import explain
 from cli.generations import drop, rollback
 from cli.ingest import ingest
@@ -32,12 +32,10 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     for command in (
-        demo, simulate, ingest, jobs, regions, rollback, drop, serve, new_key, locate, relocalize,
-        train, evaluate, explain,
+        demo, simulate, ingest, jobs, regions, rollback, drop, export, import_, serve, new_key, locate,
+        relocalize, train, evaluate, explain,
     ):  # fmt: skip
-        app.command()(command)
-    app.command("export")(export_region)
-    app.command("import")(import_region)
+        app.command(command.__name__.strip("_").replace("_", "-"))(command)
     return app
 
 

@@ -24,7 +24,7 @@ from tiling.ortho import Ortho, PatchImage, cut, read_window
 from tiling.sheets import Sheet
 from tiling.source import open_raster
 
-COLUMNS = 4
+COLUMNS = 5
 TRIES = 8  # rounds over all blocks before giving up on finding enough imagery
 OVERVIEW_PX = 900
 GAP_PX = 6
@@ -32,7 +32,7 @@ LABEL_PX = 14
 
 
 def write_contact_sheet(
-    out: Path, ortho: Ortho, area: BaseGeometry, grid: GridSpec, *, patches: int = 24, size_px: int = 160
+    out: Path, ortho: Ortho, area: BaseGeometry, grid: GridSpec, *, patches: int = 50, size_px: int = 160
 ) -> None:
     """Write a PNG: the orthophoto with numbered squares, then numbered pairs (patch, raw sheet pixels).
 

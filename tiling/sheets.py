@@ -65,8 +65,10 @@ def find_sheets(paths: Sequence[str | Path]) -> list[str]:
     found: dict[str, None] = {}
     for path in paths:
         location = location_of(path)
-        here = [location] if is_virtual(location) else map(str, _sheets_at(Path(path)))
-        found.update(dict.fromkeys(here))
+        here = (
+            [location] if is_virtual(location) else [str(each.absolute()) for each in _sheets_at(Path(path))]
+        )
+        found.update(dict.fromkeys(here))  # absolute, because workers may start elsewhere
     if not found:
         raise NoSheets("no path given; name GeoTIFF files or a folder that holds some")
     return list(found)

@@ -88,13 +88,14 @@ def ingest(
         min_valid_fraction=min_valid_fraction,
         on_error=on_error,
     )
-    with jobs.run(plan.job_id) as job, half_built(store, plan.spec):
+    with jobs.run(plan.job_id) as job:
         source = VectorSource(plan, jobs, settings, embed, resume=resume)
-        tally = write_all(store, plan, source.tables(), job, progress)
-        coverage = tally.coverage.geometry()
-        check_counts(store, plan.spec, tally)
-        check_canaries(store, plan.spec, tally)
-        store.promote(region, plan.spec.generation, coverage=coverage)
+        with half_built(store, plan.spec):
+            tally = write_all(store, plan, source.tables(), job, progress)
+            coverage = tally.coverage.geometry()
+            check_counts(store, plan.spec, tally)
+            check_canaries(store, plan.spec, tally)
+            store.promote(region, plan.spec.generation, coverage=coverage)
         source.prune()
         report = built_report(plan, tally, source.embedded, coverage, started_s)
         job.succeed(asdict(report))

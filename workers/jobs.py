@@ -24,7 +24,8 @@ from time import monotonic, sleep
 from typing import Any, Self
 from uuid import uuid4
 
-from spatial_index.files import read_json, write_json
+from spatial_index.errors import SpatialIndexError
+from spatial_index.files import disk_error, read_json, write_json
 from workers.errors import BadJob, JobCancelled, JobConflict, JobInUse, UnknownJob
 
 ID_RULE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,126}[a-z0-9])?")
@@ -148,7 +149,7 @@ class RunningJob:
         """Write the record as it is now."""
         self.record = replace(self.record, updated_at=datetime.now(UTC))
         self._saved_s = monotonic()
-        write_json(self.folder / "job.json", self.record.to_json())
+        _write(self.folder, self.record)
 
 
 class Jobs:
@@ -174,9 +175,13 @@ class Jobs:
         Raises:
             JobConflict: the id belongs to another kind or spec.
             BadJob: the id cannot be a folder's name, or the existing record cannot be read.
+            StoreFull, StoreUnavailable: the disk refuses.
         """
         folder = self.folder(job_id)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise disk_error(str(folder), exc) from exc
         if not (folder / "job.json").exists():
             with _owned(folder):
                 _write_new(folder, JobRecord.new(job_id, kind, spec))
@@ -267,7 +272,7 @@ def _outcome_recorded(running: RunningJob) -> Iterator[None]:
         running.enter(JobState.CANCELLED)
         raise
     except BaseException as exc:
-        with suppress(OSError):  # a full disk must not hide why the job failed
+        with suppress(SpatialIndexError):  # a full disk must not hide why the job failed
             running.enter(JobState.FAILED, JobFailure(reason=type(exc).__name__, message=str(exc)))
         raise
     running.enter(JobState.SUCCEEDED)
@@ -275,7 +280,14 @@ def _outcome_recorded(running: RunningJob) -> Iterator[None]:
 
 def _write_new(folder: Path, record: JobRecord) -> None:
     if not (folder / "job.json").exists():  # somebody may have been faster
+        _write(folder, record)
+
+
+def _write(folder: Path, record: JobRecord) -> None:
+    try:
         write_json(folder / "job.json", record.to_json())
+    except OSError as exc:
+        raise disk_error(str(folder), exc) from exc
 
 
 @contextmanager

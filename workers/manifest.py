@@ -12,7 +12,7 @@ the EXIF of those in a folder.
 | `accuracy_m` | radius that holds the true position with 95 % probability; 50 when left out |
 | `captured_at` | time, UTC where no zone is given |
 | `sequence` | vehicle or drive; images of one are smoothed together, by time |
-| `heading_deg`, `heading_accuracy_deg` | direction of the centre column, from true north; ± (15 if left out) |
+| `heading_deg`, `heading_accuracy_deg` | direction of the centre column, from true north; ± (else 15) |
 | `hfov_deg`, `pitch_deg` | of a perspective photo; without `hfov_deg` the image is a panorama |
 | `distance_m`, `course_deg` | driven since the image before, and in which direction |
 """

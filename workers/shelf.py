@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from spatial_index.files import disk_error, sync_folder
+from workers.ingest_plan import KeyedBlock
 
 KEY = "key"
 
@@ -42,14 +43,14 @@ class Shelf:
             raise disk_error(str(self._folder), exc) from exc
         self._next += 1
 
-    def take(self, wanted: dict[str, Any]) -> Iterator[pa.Table]:
+    def take(self, wanted: dict[str, KeyedBlock]) -> Iterator[pa.Table]:
         """The rows of every block whose key is wanted, table by table; what was found is wanted no more.
 
-        A file that cannot be read is passed over: its blocks stay wanted.
+        A file that cannot be read is passed over, and a block that is not whole: they stay wanted.
         """
         for path in self._parts():
-            rows = _read(path, wanted.keys())
-            if rows is not None and len(rows):
+            rows = _read(path, wanted)
+            if rows is not None:
                 for key in pc.unique(rows.column(KEY)).to_pylist():
                     del wanted[key]
                 yield rows
@@ -78,14 +79,16 @@ def write_rows(path: Path, rows: pa.Table) -> None:
     sync_folder(path.parent)
 
 
-def _read(path: Path, wanted: Any) -> pa.Table | None:
-    """The wanted rows of a file; vectors are read only where some are wanted; None if it is damaged."""
+def _read(path: Path, wanted: Mapping[str, KeyedBlock]) -> pa.Table | None:
+    """The rows of a file's wanted blocks; None if there are none, or if the file is damaged.
+
+    Vectors, which are nearly all of a file, are read only where some are wanted.
+    """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             keys = file.read(columns=[KEY]).column(KEY)
-            chosen = pa.array([key in wanted for key in keys.to_pylist()], pa.bool_())
-            if not pc.any(chosen).as_py():
-                return None
-            return file.read().filter(chosen)
+            rows_of = Counter(keys.to_pylist())
+            whole = [key for key in rows_of if key in wanted and rows_of[key] == len(wanted[key].block)]
+            return file.read().filter(pc.is_in(keys, pa.array(whole, pa.string()))) if whole else None
     except (OSError, pa.ArrowException):
         return None

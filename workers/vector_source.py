@@ -24,18 +24,20 @@ class VectorSource:
         self._settings = settings
         self._embed = embed
         self._shelf = Shelf(jobs.folder(plan.job_id) / "vectors")
-        self._earlier = earlier_shelves(jobs, plan) if resume else []
-        if not resume:
-            self._shelf.clear()
+        self._earlier = earlier_shelves(jobs, plan)
+        self._resume = resume
         self.embedded = 0
         """Rows that were not kept and had to be made."""
 
     def tables(self) -> Generator[pa.Table]:
         """Every block of the plan once, in no particular order."""
         wanted = {keyed.key: keyed for keyed in self._plan.blocks()}
-        yield from self._shelf.take(wanted)
-        for shelf in self._earlier:
-            yield from map(self._kept, shelf.take(wanted))
+        if self._resume:
+            yield from self._shelf.take(wanted)
+            for shelf in self._earlier:
+                yield from map(self._kept, shelf.take(wanted))
+        else:
+            self._shelf.clear()
         if wanted:
             for rows in self._embed(wanted.values(), self._settings):
                 self.embedded += len(rows)

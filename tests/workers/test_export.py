@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import geopandas
 import numpy as np
 import pyarrow.parquet as pq
@@ -110,6 +111,23 @@ def test_plain_geopandas_reads_it_and_skips_by_box(exported: ExportReport) -> No
     box = shapely.box(7.984, 46.312, 7.985, 46.313)
     assert set(few.quadkey) == set(frame[frame.intersects(box)].quadkey)
     assert 0 < len(few) < len(frame) / 4
+
+
+def test_plain_duckdb_reads_it(exported: ExportReport) -> None:
+    rows = duckdb.sql(
+        f"select count(*), count(captured_at), min(bbox.xmin), max(len(vector)), min(vector[1]) "
+        f"from '{exported.data}' where bbox.ymin < 46.313 and model_digest = 'm1'"
+    )
+    found = pq.read_table(exported.data).to_pylist()
+    chosen = [row for row in found if row["bbox"]["ymin"] < 46.313]
+    (row,) = rows.fetchall()
+    assert row == (
+        len(chosen),
+        sum(row["captured_at"] is not None for row in chosen),
+        min(row["bbox"]["xmin"] for row in chosen),
+        SPEC.dim,
+        min(row["vector"][0] for row in chosen),
+    )
 
 
 def test_plain_pyarrow_reads_vectors_places_and_order(store: Store, exported: ExportReport) -> None:

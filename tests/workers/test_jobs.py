@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from spatial_index.errors import SpatialIndexError
 from workers.errors import BadJob, JobCancelled, JobConflict, JobError, JobInUse, UnknownJob
 from workers.jobs import INTERRUPTED, Jobs, JobState
 
@@ -214,6 +215,12 @@ def test_a_spoilt_record_is_named(jobs: Jobs, content: str) -> None:
     (jobs.folder("one") / "job.json").write_text(content)
     with pytest.raises(BadJob, match=r"job 'one' has a record that cannot be read .*delete the folder"):
         jobs.read("one")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "jobs").write_text("a file in its place")
+    with pytest.raises(SpatialIndexError, match="jobs"):
+        Jobs(tmp_path / "jobs").create("one", "ingest", SPEC)
 
 
 def test_errors_survive_pickling() -> None:
