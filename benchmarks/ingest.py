@@ -31,6 +31,7 @@ import numpy as np
 
 CUT_PX = 128
 ZOOMS = (20, 22)
+BLOCKS = 12
 RIVAL_STRIDE = 8  # rivals read every so-manieth patch: they are slower
 SHARES = (16, 4, 1)  # the region is the whole imagery divided by these
 Row = dict[str, Any]
@@ -64,7 +65,7 @@ def measure(sheets: Path, job_zoom: int, rounds: int) -> Iterator[Row]:
         yield from shown(reading(sheets, zoom, rounds))
     with tempfile.TemporaryDirectory() as folder:
         jobs = [job_row(sheets, job_zoom, share, Path(folder)) for share in SHARES]
-        yield from shown(jobs)
+        yield from jobs
         yield from shown(stages(sheets, jobs[-1], job_zoom, Path(folder)))
 
 
@@ -84,9 +85,9 @@ def reading(sheets: Path, zoom: int, rounds: int) -> Iterator[Row]:
 
     sheet = max(open_ortho([sheets]).sheets, key=lambda each: Path(each.path).stat().st_size)
     ortho = Ortho(sheets=(sheet,))
-    inside = sheet.footprint.buffer(-0.001)  # 100 m: no patch reaches over the edge
-    blocks = list(plan_blocks(inside, GridSpec(zoom=zoom)))
-    blocks = blocks[:: max(1, len(blocks) // 12)]
+    inside = sheet.footprint.buffer(-0.0006)  # more than 35 m: no patch reaches over the edge
+    blocks = sorted(plan_blocks(inside, GridSpec(zoom=zoom)), key=len, reverse=True)[:BLOCKS]
+    blocks = [block for block in blocks if 2 * len(block) > len(blocks[0])]  # as in a region's middle
     patches = [patch for block in blocks for patch in block.patches]
     ways: dict[str, tuple[Callable[[], None], int]] = {
         "blocks (ours)": (lambda: cut_blocks(ortho, blocks), len(patches)),
@@ -182,6 +183,7 @@ def job_row(sheets: Path, zoom: int, share: int, folder: Path) -> Row:
         [*command, "--one-job", str(share), str(home)], check=True, stdout=subprocess.PIPE, text=True
     )
     row: Row = json.loads(done.stdout.splitlines()[-1])
+    print(row, flush=True)
     return row
 
 
@@ -217,8 +219,10 @@ def run_job(sheets: Path, zoom: int, share: int, folder: Path) -> Row:
         "wall_s": round(report.wall_s, 1),
         "startup_s": round(seen[0][0], 1),
         "patches_per_s": round((seen[-1][1] - seen[0][1]) / max(seen[-1][0] - seen[0][0], 1e-9), 1),
-        "driver_rss_mb": peaks.driver_mb,
-        "largest_worker_rss_mb": peaks.worker_mb,
+        "driver_rss_mb": peaks.driver["rss"],
+        "driver_own_mb": peaks.driver["own"],
+        "largest_worker_rss_mb": peaks.worker["rss"],
+        "largest_worker_own_mb": peaks.worker["own"],
         "cores": len(os.sched_getaffinity(0)),
     }
 
@@ -255,27 +259,31 @@ def at(edges: Any, size: int, side: int, reach: float) -> float:
 
 
 class Peaks:
-    """The largest resident sets so far, as the kernel keeps them."""
+    """The most memory so far: resident as the kernel keeps it, and of that what is no file and not shared.
+
+    The rest are pages of files (the store's, Ray's object store) that the kernel may take back.
+    """
 
     def __init__(self) -> None:
-        self.driver_mb = 0
-        self.worker_mb = 0
+        self.driver = {"rss": 0, "own": 0}
+        self.worker = {"rss": 0, "own": 0}
 
     def look(self) -> None:
         """Look at this process and at the embedding workers below it."""
-        self.driver_mb = peak_mb(Path("/proc/self"))
+        note(self.driver, Path("/proc/self"))
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                name = (process / "cmdline").read_bytes()
-                if b"MapWorker" in name and is_ours(process):
-                    self.worker_mb = max(self.worker_mb, peak_mb(process))
-            except (OSError, StopIteration):  # it ended meanwhile
+                if b"MapWorker" in (process / "cmdline").read_bytes() and is_ours(process):
+                    note(self.worker, process)
+            except (OSError, KeyError):  # it ended meanwhile
                 continue
 
 
-def peak_mb(process: Path) -> int:
+def note(peak: dict[str, int], process: Path) -> None:
     lines = (process / "status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
+    status = dict(line.split(":", 1) for line in lines)
+    for key, field in (("rss", "VmHWM"), ("own", "RssAnon")):
+        peak[key] = max(peak[key], int(status[field].split()[0]) // 1024)
 
 
 def is_ours(process: Path) -> bool:
@@ -417,9 +425,12 @@ def draw(rows: Sequence[Row], out: Path) -> None:
     left.legend()
     jobs = [row for row in rows if row["stage"] == "whole job"]
     sizes = [row["planned"] for row in jobs]
-    for key, name in (("driver_rss_mb", "driver"), ("largest_worker_rss_mb", "largest worker")):
-        right.plot(sizes, [row[key] for row in jobs], "o-", label=name)
-    right.set(xscale="log", xlabel="patches planned", ylabel="peak resident memory, MB", ylim=(0, None))
+    for who, colour in (("driver", "C0"), ("largest_worker", "C1")):
+        for kind, style in (("rss", "o-"), ("own", "o:")):
+            what = "resident" if kind == "rss" else "without pages of files"
+            label = f"{who.replace('_', ' ')}, {what}"
+            right.plot(sizes, [row[f"{who}_{kind}_mb"] for row in jobs], style, color=colour, label=label)
+    right.set(xscale="log", xlabel="patches planned", ylabel="peak memory, MB", ylim=(0, None))
     right.set_title("memory as the region grows ×1, ×4, ×16")
     right.legend()
     figure.savefig(out, dpi=110)

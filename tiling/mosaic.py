@@ -115,7 +115,8 @@ def _read_group(group: Sequence[Sheet], bounds: Bounds, width: int, height: int)
     wanted, ratio = _source_span(group[0].crs, anchor, bounds, width, height)
     factor = 2 ** max(0, floor(log2(ratio / REDUCE_AT)) + 1)
     spans = [_sheet_span(sheet, anchor) for sheet in group]
-    window = _snap(_hull(spans).cut_to(wanted), factor)
+    found = _hull(spans).cut_to(wanted)
+    window = _snap(found, factor)
     if window.is_empty:
         return None
     source = _Source.over(window, factor)
@@ -124,7 +125,11 @@ def _read_group(group: Sequence[Sheet], bounds: Bounds, width: int, height: int)
     if not source.pixels[3].any():
         return None
     layer = np.zeros((4, height, width), np.uint8)
-    source.warp_into(layer, anchor, group[0].crs, bounds)
+    if found == wanted and source.pixels[3].min() == OPAQUE:
+        layer[3] = OPAQUE
+        source.warp_into(layer[:3], anchor, group[0].crs, bounds)
+    else:
+        source.warp_into(layer, anchor, group[0].crs, bounds)
     return layer
 
 
@@ -211,22 +216,25 @@ class _Source:
             target[:] = pixels
 
     def warp_into(self, layer: Rgba, anchor: Affine, crs: str, bounds: Bounds) -> None:
-        """Bilinear warp to EPSG:3857; colours under alpha 0 stay out of the result.
+        """Bilinear warp to EPSG:3857 of as many bands as the layer has.
 
-        The kernel is held at scale 1 because decoding has averaged down to within REDUCE_AT of it; GDAL's own
-        widening costs 3.5 times as much (0.64 against 0.18 s for 1800² pixels of 0.2 m imagery).
+        With the alpha band among them, colours under alpha 0 stay out of the result; without, which is for
+        opaque sources, the warp takes 0.15 instead of 0.24 s (1700² pixels of 0.2 m imagery). The kernel is
+        held at scale 1 because decoding has averaged down to within REDUCE_AT of it; GDAL's own widening
+        costs 3.5 times as much.
         """
         corner = Affine.translation(self.window.left, self.window.top)
+        alpha = 4 if len(layer) == 4 else 0
         reproject(
-            self.pixels,
+            self.pixels[: len(layer)],
             layer,
             src_transform=anchor @ corner @ Affine.scale(self.factor),
             src_crs=crs,
             dst_transform=from_bounds(*bounds, layer.shape[2], layer.shape[1]),
             dst_crs=MERCATOR,
             resampling=Resampling.bilinear,
-            src_alpha=4,
-            dst_alpha=4,
+            src_alpha=alpha,
+            dst_alpha=alpha,
             num_threads=1,  # workers are parallel already
             XSCALE=1,
             YSCALE=1,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -75,12 +75,16 @@ class BlockEmbedder:
     def __init__(self, settings: EmbedSettings, threads: int | None = None) -> None:
         self._settings = settings
         self._encoder = settings.load(settings.checkpoint)
+        self._reader = ThreadPoolExecutor(
+            max_workers=1
+        )  # for good: memory stays with the thread that used it
         torch = sys.modules.get("torch")  # an encoder may do without
         if torch and threads:
             torch.set_num_threads(threads)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        for part in one_ahead(self._cut, (row_to_block(row) for row in batch.to_pylist())):
+        blocks = map(row_to_block, batch.to_pylist())
+        for part in one_ahead(self._cut, blocks, self._reader):
             yield self._embed(part)
 
     def _cut(self, keyed: KeyedBlock) -> _CutBlock:
@@ -115,17 +119,16 @@ class BlockEmbedder:
         return TOO_MUCH_NODATA if image.valid_fraction > 0 else NO_IMAGERY
 
 
-def one_ahead(make: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """`map(make, items)`, with the next result in the making on a thread while the caller uses this one."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting: Future[U] | None = None
-        for item in items:
-            following = pool.submit(make, item)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
+def one_ahead(make: Callable[[T], U], items: Iterable[T], pool: Executor) -> Iterator[U]:
+    """`map(make, items)`, with the next result in the making in the pool while the caller uses this one."""
+    waiting: Future[U] | None = None
+    for item in items:
+        following = pool.submit(make, item)
         if waiting is not None:
             yield waiting.result()
+        waiting = following
+    if waiting is not None:
+        yield waiting.result()
 
 
 def vectors_of(table: pa.Table) -> npt.NDArray[np.float32]:

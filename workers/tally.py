@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -33,7 +33,10 @@ class Tally:
     def add(self, records: list[PatchRecord], skipped: list[str]) -> None:
         """Count written records and reasons to skip; every so-manieth record is kept for the gate."""
         stride = max(1, self.planned // CANARIES)
-        self.canaries.extend(records[-self.indexed % stride :: stride])
+        chosen = records[-self.indexed % stride :: stride]
+        self.canaries.extend(
+            replace(each, vector=each.vector.copy()) for each in chosen
+        )  # not the whole table
         self.indexed += len(records)
         self.coverage.add(record.quadkey for record in records)
         self.skipped.update(skipped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,21 @@ def test_or_costs_only_its_own_patches(write_sheet: Any, damage: Any, load_thumb
     }  # the last: corners of the area
 
 
-def test_one_ahead_keeps_the_order() -> None:
-    assert list(one_ahead(lambda value: value * 2, range(5))) == [0, 2, 4, 6, 8]
+@pytest.fixture
+def pool() -> Iterator[Executor]:
+    with ThreadPoolExecutor(max_workers=1) as opened:
+        yield opened
 
 
-def test_one_ahead_of_nothing_is_nothing() -> None:
-    assert list(one_ahead(str, [])) == []
+def test_one_ahead_keeps_the_order(pool: Executor) -> None:
+    assert list(one_ahead(lambda value: value * 2, range(5), pool)) == [0, 2, 4, 6, 8]
 
 
-def test_one_ahead_makes_at_most_one_too_many() -> None:
+def test_one_ahead_of_nothing_is_nothing(pool: Executor) -> None:
+    assert list(one_ahead(str, [], pool)) == []
+
+
+def test_one_ahead_makes_at_most_one_too_many(pool: Executor) -> None:
     made: list[int] = []
 
     def numbers() -> Iterator[int]:
@@ -94,11 +101,11 @@ def test_one_ahead_makes_at_most_one_too_many() -> None:
             made.append(value)
             yield value
 
-    results = one_ahead(str, numbers())
+    results = one_ahead(str, numbers(), pool)
     assert next(results) == "0"
     assert len(made) <= 2
 
 
-def test_one_ahead_passes_errors_on() -> None:
+def test_one_ahead_passes_errors_on(pool: Executor) -> None:
     with pytest.raises(ZeroDivisionError):
-        list(one_ahead(lambda value: 1 // value, [1, 0, 1]))
+        list(one_ahead(lambda value: 1 // value, [1, 0, 1], pool))
