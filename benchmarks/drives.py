@@ -149,10 +149,10 @@ def _steps(city: City, line: LineString, frames: int, rng: np.random.Generator) 
 
 
 def _is_free(city: City, step: Step) -> bool:
-    return stands_free(city.world, _pose(step))
+    return stands_free(city.world, pose_of(step))
 
 
-def _pose(step: Step) -> Pose:
+def pose_of(step: Step) -> Pose:
     return Pose(easting=step.easting, northing=step.northing, height_m=2.2, azimuth_deg=step.azimuth_deg)
 
 
@@ -186,7 +186,7 @@ class Camera:
         is_photo = self.kind.startswith("90°")
         shot = Shot(
             kind=Kind.PHOTO if is_photo else Kind.PANORAMA,
-            pose=_pose(step),
+            pose=pose_of(step),
             hfov_deg=PHOTO_HFOV_DEG if is_photo else 360.0,
             pitch_deg=0.0,
         )
@@ -204,7 +204,7 @@ class Camera:
             r68_m=best.r68_m if best else np.inf,
             r95_m=best.r95_m if best else np.inf,
             distance_m=max(0.0, step.distance_m * (1.0 + float(rng.normal(0, WHEELS_SIGMA)))),
-            course_deg=_course_deg(before, step) + turn_deg + float(rng.normal(0, COMPASS_SIGMA_DEG)),
+            course_deg=course_deg_of(before, step) + turn_deg + float(rng.normal(0, COMPASS_SIGMA_DEG)),
         )
 
 
@@ -223,7 +223,7 @@ def _query(kind: str, heading_deg: float, rng: np.random.Generator) -> Query:
     return Query(hfov_deg=hfov_deg, heading=heading, max_hypotheses=MAX_HYPOTHESES)
 
 
-def _course_deg(before: Step, after: Step) -> float:
+def course_deg_of(before: Step, after: Step) -> float:
     east, north = after.easting - before.easting, after.northing - before.northing
     return float(np.degrees(np.arctan2(east, north))) if east or north else after.azimuth_deg
 
