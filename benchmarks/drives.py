@@ -97,8 +97,9 @@ def drive(city: City, frames: int, rng: np.random.Generator) -> list[Step]:
     Raises:
         RuntimeError: no way of that length was found.
     """
-    for _ in range(200):
-        line = _way(city, frames * SPEED_M_PER_S[1], rng)
+    streets = _through_streets(city)
+    for _ in range(1000):
+        line = _way(streets, frames * SPEED_M_PER_S[1], rng)
         if line is None:
             continue
         steps = list(_steps(city, line, frames, rng))
@@ -107,8 +108,22 @@ def drive(city: City, frames: int, rng: np.random.Generator) -> list[Step]:
     raise RuntimeError(f"no drive of {frames} frames in city {city.seed}; make the city larger")
 
 
-def _way(city: City, length_m: float, rng: np.random.Generator) -> LineString | None:
+def _through_streets(city: City) -> list[LineString]:
+    """Streets that lead on at both ends, to others that do."""
     streets = [street.line for street in city.plan.streets]
+    while True:
+        kept = [line for line in streets if all(_leads_on(line, end, streets) for end in (0, -1))]
+        if len(kept) == len(streets):
+            return kept
+        streets = kept
+
+
+def _leads_on(line: LineString, end: int, streets: Sequence[LineString]) -> bool:
+    at = Point(line.coords[end])
+    return any(other is not line and _touches(other, at) for other in streets)
+
+
+def _way(streets: Sequence[LineString], length_m: float, rng: np.random.Generator) -> LineString | None:
     first = streets[int(rng.integers(len(streets)))]
     points, used = list(first.coords), [first]
     while LineString(points).length < length_m:

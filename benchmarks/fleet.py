@@ -170,7 +170,7 @@ def errors_m(table: pa.Table, truth: pa.Table, prefix: str) -> Floats:
 
 
 def quality_row(kind: str, results: pa.Table, truth: pa.Table) -> dict[str, Any]:
-    """One kind of image: errors of GPS, of each image by itself, and of the tracks; where there is a position."""
+    """One kind of image: errors of GPS, of each image by itself and of the tracks, where there are any."""
     order = pc.index_in(results.column("image_id"), truth.column("image_id"))
     truth = truth.take(order)
     chosen = pc.starts_with(results.column("sequence"), kind)
@@ -249,7 +249,7 @@ def killed_row(folder: Path, undisturbed: pa.Table) -> dict[str, Any]:
 def bare_row(manifest: Manifest, embed_s: float) -> dict[str, Any]:
     """The whole embedding stage, Ray's start included, against the bare encoder on as many cores."""
     encoder = load_encoder(None)
-    rows = [row for row in manifest.table.to_pylist()[:: max(1, manifest.table.num_rows // IMAGES_BARE)]]
+    rows = manifest.table.to_pylist()[:: max(1, manifest.table.num_rows // IMAGES_BARE)]
     canvases = []
     for row in rows:
         with Image.open(row["image"]) as image:
