@@ -12,7 +12,7 @@ TORCH_PIN := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements.lock)
 
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test check bench bench-serve bench-ingest proto train lock clean
+.PHONY: setup demo test check bench bench-serve bench-ingest bench-search bench-fleet proto train lock clean
 
 setup: $(VENV)/.installed
 
@@ -54,6 +54,13 @@ bench-serve: setup
 bench-ingest: setup
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benchmarks/ingest.py
+
+bench-search: setup
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python benchmarks/search.py
+
+bench-fleet: setup
+	$(BIN)/python benchmarks/fleet.py
 
 proto: setup
 	$(BIN)/python infra/protoc.py

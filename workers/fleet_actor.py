@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -23,10 +24,11 @@ class FleetActor:
 
     def __init__(self, make_embedder: Callable[[int | None], Embedder], threads: int | None = None) -> None:
         self._embed = make_embedder(threads)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         items = [(item[NUMBER], rows_in(item["rows"])) for item in batch.to_pylist()]
-        read = one_ahead(lambda item: (*item, images_of(item[1])), items)
+        read = one_ahead(lambda item: (*item, images_of(item[1])), items, self._reader)
         for number, rows, images in read:
             table = self._embed(rows, images)
             yield table.append_column(NUMBER, pa.array([number] * len(rows), pa.int64()))
