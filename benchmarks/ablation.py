@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from reporting import write_results
 
 VARIANTS = {
     "baseline": ("ncm", "nec", "gfr", "polar"),
@@ -164,15 +163,8 @@ def keep(out: Path, run: Run) -> None:
 def write(out: Path, runs: Sequence[Run]) -> None:
     """JSON with a row for each run, and the table on the terminal."""
     from cli.tables import markdown_table
-    from clnet_model.checkpoint import git_commit
 
-    about = {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": git_commit(),
-        "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
-        "rows": [asdict(run) for run in runs],
-    }
-    out.write_text(json.dumps(about, indent=2) + "\n")
+    write_results(out, [asdict(run) for run in runs])
     print(markdown_table(HEADER, [row(variant, runs) for variant in VARIANTS if of(runs, variant)]))
 
 

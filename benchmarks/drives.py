@@ -10,21 +10,17 @@ simulated, its orthophoto ingested into a store of its own; both are deleted aft
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
+from reporting import write_results
 from shapely.geometry import LineString, Point
 
-from clnet_model.checkpoint import git_commit
 from clnet_model.encoder import Encoder, load_encoder
 from serving.fuse import Status
 from serving.locate import MAX_HYPOTHESES, HeadingPrior, Index, Query, locate
@@ -50,6 +46,7 @@ SPEED_M_PER_S = (6.0, 13.0)  # 20 to 50 km/h
 WHEELS_SIGMA = 0.02  # share of the distance
 COMPASS_SIGMA_DEG = 5.0
 PHOTO_HFOV_DEG = 90.0
+TOUCHING_M = 1.0  # streets whose ends are as near meet there
 
 KINDS = ("panorama, north known", "panorama, heading unknown", "90° photo, heading ±15°")
 ODOMETRY = ("none", "wheels", "wheels and compass")
@@ -111,16 +108,18 @@ def drive(city: City, frames: int, rng: np.random.Generator) -> list[Step]:
 def _through_streets(city: City) -> list[LineString]:
     """Streets that lead on at both ends, to others that do."""
     streets = [street.line for street in city.plan.streets]
+    ends = shapely.points([line.coords[end] for line in streets for end in (0, -1)])  # (2 S,)
+    one, other = shapely.STRtree(ends).query(ends, predicate="dwithin", distance=TOUCHING_M)
+    meets = one // 2 != other // 2
+    one, other = one[meets], other[meets]
+    kept = np.ones(len(streets), dtype=bool)
     while True:
-        kept = [line for line in streets if all(_leads_on(line, end, streets) for end in (0, -1))]
-        if len(kept) == len(streets):
-            return kept
-        streets = kept
-
-
-def _leads_on(line: LineString, end: int, streets: Sequence[LineString]) -> bool:
-    at = Point(line.coords[end])
-    return any(other is not line and _touches(other, at) for other in streets)
+        led_on = np.zeros(len(ends), dtype=bool)
+        led_on[one[kept[other // 2]]] = True
+        fewer = kept & led_on.reshape(-1, 2).all(axis=1)
+        if (fewer == kept).all():
+            return [line for line, keep in zip(streets, kept, strict=True) if keep]
+        kept = fewer
 
 
 def _way(streets: Sequence[LineString], length_m: float, rng: np.random.Generator) -> LineString | None:
@@ -133,13 +132,13 @@ def _way(streets: Sequence[LineString], length_m: float, rng: np.random.Generato
             return None
         chosen = onward[int(rng.integers(len(onward)))]
         ahead = list(chosen.coords)
-        points += (ahead if Point(ahead[0]).distance(end) < 1.0 else ahead[::-1])[1:]
+        points += (ahead if Point(ahead[0]).distance(end) < TOUCHING_M else ahead[::-1])[1:]
         used.append(chosen)
     return LineString(points)
 
 
 def _touches(line: LineString, at: Point) -> bool:
-    return min(Point(line.coords[0]).distance(at), Point(line.coords[-1]).distance(at)) < 1.0
+    return min(Point(line.coords[0]).distance(at), Point(line.coords[-1]).distance(at)) < TOUCHING_M
 
 
 def _steps(city: City, line: LineString, frames: int, rng: np.random.Generator) -> Iterator[Step]:
@@ -335,7 +334,7 @@ def collect(
 
 
 def main() -> None:
-    """Drive, and write what was measured."""
+    """Drive, and write a row for every kind of image and of odometry."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -346,20 +345,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=30)
     args = parser.parse_args()
     seen = collect(seed=args.seed, size_m=args.size_m, drives=args.drives, frames=args.frames)
-    write(args.out, seen, command=shlex.join(["python", *sys.argv]))
-
-
-def write(path: Path, seen: dict[str, list[list[Frame]]], *, command: str) -> None:
-    """One row for every kind of image and of odometry."""
     rows = [row_of(kind, odometry, drives) for kind, drives in seen.items() for odometry in ODOMETRY]
-    result = {
-        "command": command,
-        "commit": git_commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "model_digest": load_encoder(None).digest,
-        "rows": rows,
-    }
-    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_results(args.out, rows, model_digest=load_encoder(None).digest)
     for row in rows:
         print(row)
 

@@ -11,10 +11,6 @@ what differs by no more than 1e-3 (1e-1 in bfloat16). Writes benchmarks/results/
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +20,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from reporting import cpu, write_results
 
 ALLOWED = {"torch bf16": 1e-1}
 Run = Callable[[Any], Any]
@@ -34,7 +31,6 @@ def main() -> None:
     import torch
 
     from cli.tables import markdown_table
-    from clnet_model.checkpoint import git_commit
     from clnet_model.encoder import load_encoder
 
     parser = argparse.ArgumentParser(
@@ -47,20 +43,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/embed.json"))
     args = parser.parse_args()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for threads in args.threads:
         torch.set_num_threads(threads)
         encoder = load_encoder(args.checkpoint, device=args.device)
         for view, images in inputs(encoder.model.config, args.batch, args.device).items():
             rows += measure(encoder.model, view, images, threads=threads, rounds=args.rounds)
-    about = {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": git_commit(),
-        "machine": machine(args.device),
-        "rows": rows,
-    }
-    args.out.write_text(json.dumps(about, indent=2) + "\n")
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else cpu()
+    write_results(args.out, rows, machine=machine)
     header = (
         "view",
         "threads",
@@ -205,17 +195,6 @@ def openvino(module: Any, images: Any, threads: int) -> Run:
 
 def to_numpy(vectors: Any) -> Any:
     return vectors if isinstance(vectors, np.ndarray) else vectors.float().cpu().numpy()
-
-
-def machine(device: str) -> str:
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{name or platform.machine()}, {torch.get_num_threads()} threads at most"
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import shlex
 import subprocess
@@ -42,9 +40,9 @@ from drives import (
 )
 from numpy.typing import NDArray
 from PIL import Image
+from reporting import write_results
 
 from cli.fleet_localizer import query_of, seen_of
-from clnet_model.checkpoint import git_commit
 from clnet_model.encoder import load_encoder
 from clnet_model.turning import turned
 from serving.locate import look_around, searches
@@ -361,14 +359,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), args)
-    result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": git_commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "model_digest": load_encoder(None).digest,
-        "rows": rows,
-    }
-    args.out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_results(args.out, rows, model_digest=load_encoder(None).digest)
     for row in rows:
         print(row)
 

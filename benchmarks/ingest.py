@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from reporting import write_results
 
 CUT_PX = 128
 ZOOMS = (20, 22)
@@ -54,8 +54,8 @@ def main() -> None:
         print(json.dumps(run_job(args.sheets, args.job_zoom, int(args.one_job[0]), Path(args.one_job[1]))))
         return
     rows = list(measure(args.sheets, args.job_zoom, args.rounds))
-    write(args.out, rows)
-    draw(json.loads(args.out.read_text(encoding="utf-8"))["rows"], args.plot)
+    write_results(args.out, rows)
+    draw(rows, args.plot)
     print_tables(rows)
 
 
@@ -388,21 +388,6 @@ def write_rate(job: Path, folder: Path) -> float:
 
 
 # What comes out
-
-
-def write(out: Path, rows: Sequence[Row]) -> None:
-    from embed import machine
-
-    from clnet_model.checkpoint import git_commit
-
-    about = {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": git_commit(),
-        "machine": machine("cpu"),
-        "rows": rows,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def draw(rows: Sequence[Row], out: Path) -> None:

@@ -20,7 +20,6 @@ import argparse
 import json
 import multiprocessing
 import pickle
-import shlex
 import sys
 import tempfile
 import time
@@ -30,11 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from embed import machine
+from reporting import write_results
 from search_contenders import OURS, RIVALS, contender_of, memory_mb, needs_server
 from search_world import SHAPES, SHARES, VERSIONS, ZOOMS, Ask, World, build_asks, build_world, unpacked
-
-from clnet_model.checkpoint import git_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 SAME_SCORE = 1e-5
@@ -53,12 +50,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/search.json")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs/search.png")
     args = parser.parse_args()
+    sys.path.append(str(ROOT))  # servers come from the tests
     for version in args.versions:
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "world"
             prepare(data, args.points, version, args.asks)
             for name in args.only:
-                rows = contend(name, data, Path(folder) / "contender")
+                rows = contend(name, data)
                 keep(args.out, args.points, version, name, rows)
     rows = json.loads(args.out.read_text(encoding="utf-8"))["rows"]
     draw(rows, args.plot)
@@ -75,16 +73,15 @@ def prepare(path: Path, points: int, version: str, asks: int) -> None:
     print(f"{points} {version} patches and {len(found)} queries in {time.perf_counter() - started_s:.0f} s")
 
 
-def contend(name: str, data: Path, folder: Path) -> list[Row]:
-    """Build and answer, each in a new process; the folder is empty before and gone afterwards."""
-    sys.path.append(str(ROOT))
+def contend(name: str, data: Path) -> list[Row]:
+    """Build and answer, each in a new process, in a folder of their own beside the data."""
     from tests.spatial_index.qdrant_server import qdrant_binary, qdrant_servers
 
     if needs_server(name) and qdrant_binary() is None:
         print(f"{name}: left out, no Qdrant server")
         return []
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder.parent)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=data.parent)))
         server = None
         if needs_server(name):
             server = stack.enter_context(qdrant_servers())()
@@ -170,14 +167,7 @@ def keep(out: Path, points: int, version: str, name: str, rows: Sequence[Row]) -
     kept = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else []
     key = {"points": points, "version": version, "contender": name}
     kept = [row for row in kept if any(row[field] != value for field, value in key.items())]
-    about = {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": git_commit(),
-        "machine": machine("cpu"),
-        "rows": [*kept, *({**key, **row} for row in rows)],
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_results(out, [*kept, *({**key, **row} for row in rows)])
 
 
 def summary(rows: Sequence[Row], points: int) -> Iterator[Row]:

@@ -28,8 +28,7 @@ Vectors = NDArray[np.float32]
 
 DIM = 256
 ZOOMS = {100_000: 19, 1_000_000: 21}
-CITIES = {"SanFrancisco": (-122.42, 37.76), "Chicago": (-87.63, 41.88), "NewYork": (-73.97, 40.75),
-          "Seattle": (-122.33, 47.61)}  # fmt: skip
+CITIES = ((-122.42, 37.76), (-87.63, 41.88), (-73.97, 40.75), (-122.33, 47.61))
 VERSIONS = ("independent", "correlated")
 CLUSTERS = 2_000
 NEIGHBOURHOOD_ZOOM = 16
@@ -75,8 +74,8 @@ class Ask:
     vector: Vectors
     """(DIM,)"""
     prior: Prior | None
-    passes: NDArray[np.bool_]
-    """(N,) packed bits: what the prior passes."""
+    passes: NDArray[np.uint8]
+    """(N / 8,) packed bits: what the prior passes."""
     tenth_score: float
     """Score of the last of the true nearest."""
     hits: int
@@ -126,7 +125,7 @@ def tiles(points: int, zoom: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]
 def square_cities(points: int, zoom: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     side = int(np.ceil(np.sqrt(points / len(CITIES))))
     xs, ys = [], []
-    for lng, lat in CITIES.values():
+    for lng, lat in CITIES:
         width = 2**zoom
         x0 = int((lng + 180.0) / 360.0 * width)
         y0 = int((1.0 - np.arcsinh(np.tan(np.radians(lat))) / np.pi) / 2.0 * width)
@@ -167,21 +166,12 @@ def build_asks(world: World, count: int, seed: int = 1) -> Iterator[Ask]:
             at = LngLat(float(world.lng[row]), float(world.lat[row]))
             prior = None if share == 1.0 else prior_around(world, at, shape, share, rng)
             vector = street_vector(world.vectors[row], gap, rng)
-            yield answered(world, Ask(
-                shape=shape, share=share, vector=vector, prior=prior,
-                passes=np.packbits(passing(world, prior)), tenth_score=0.0, hits=0,
-            ))  # fmt: skip
-
-
-def answered(world: World, ask: Ask) -> Ask:
-    """The ask with what a comparison of all candidates finds."""
-    rows = np.flatnonzero(unpacked(world, ask.passes))
-    scores = world.vectors[rows] @ ask.vector
-    best = np.sort(scores)[::-1][:HITS]
-    return Ask(
-        shape=ask.shape, share=ask.share, vector=ask.vector, prior=ask.prior, passes=ask.passes,
-        tenth_score=float(best[-1]) if len(best) else 1.0, hits=len(best),
-    )  # fmt: skip
+            passes = passing(world, prior)
+            best = np.sort(world.vectors[passes] @ vector)[::-1][:HITS]
+            yield Ask(
+                shape=shape, share=share, vector=vector, prior=prior, passes=np.packbits(passes),
+                tenth_score=float(best[-1]) if len(best) else 1.0, hits=len(best),
+            )  # fmt: skip
 
 
 def unpacked(world: World, bits: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -16,8 +16,6 @@ import asyncio
 import io
 import json
 import os
-import platform
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -33,8 +31,9 @@ import grpc
 import numpy as np
 import shapely
 from PIL import Image
+from reporting import write_results
 
-from clnet_model.checkpoint import SHIPPED, git_commit
+from clnet_model.checkpoint import SHIPPED
 from clnet_model.encoder import load_encoder
 from clnet_model.preprocess import decode_image
 from serving.app import (
@@ -356,21 +355,8 @@ def main() -> None:
             measured = json.loads(found.read_text())
             print(name, *measured, sep="\n  ", flush=True)
             rows += measured
-            write(args.out, rows, patches)
-
-
-def write(path: Path, rows: list[dict], patches: int) -> None:
-    """The rows, and what they were measured on."""
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": git_commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {load}",
-        "model": SHIPPED.name,
-        "patches": patches,
-        "rows": rows,
-    }
-    path.write_text(json.dumps(result, indent=2) + "\n")
+            load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+            write_results(args.out, rows, load=load, model=SHIPPED.name, patches=patches)
 
 
 if __name__ == "__main__":

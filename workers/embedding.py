@@ -75,9 +75,7 @@ class BlockEmbedder:
     def __init__(self, settings: EmbedSettings, threads: int | None = None) -> None:
         self._settings = settings
         self._encoder = settings.load(settings.checkpoint)
-        self._reader = ThreadPoolExecutor(
-            max_workers=1
-        )  # for good: memory stays with the thread that used it
+        self._reader = ThreadPoolExecutor(1)  # for good: memory stays with the thread that used it
         torch = sys.modules.get("torch")  # an encoder may do without
         if torch and threads:
             torch.set_num_threads(threads)

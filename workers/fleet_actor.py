@@ -24,7 +24,7 @@ class FleetActor:
 
     def __init__(self, make_embedder: Callable[[int | None], Embedder], threads: int | None = None) -> None:
         self._embed = make_embedder(threads)
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._reader = ThreadPoolExecutor(1)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         items = [(item[NUMBER], rows_in(item["rows"])) for item in batch.to_pylist()]

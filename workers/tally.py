@@ -34,9 +34,8 @@ class Tally:
         """Count written records and reasons to skip; every so-manieth record is kept for the gate."""
         stride = max(1, self.planned // CANARIES)
         chosen = records[-self.indexed % stride :: stride]
-        self.canaries.extend(
-            replace(each, vector=each.vector.copy()) for each in chosen
-        )  # not the whole table
+        # Copies: a view would keep the whole table in memory.
+        self.canaries.extend(replace(each, vector=each.vector.copy()) for each in chosen)
         self.indexed += len(records)
         self.coverage.add(record.quadkey for record in records)
         self.skipped.update(skipped)
