@@ -16,6 +16,7 @@ from spatial_index.errors import StoreUnavailable
 from spatial_index.meta import GenerationMeta
 from spatial_index.payload import (
     CAPTURED_AT,
+    CELL,
     HIT_FIELDS,
     LOCATION,
     SPOT_FIELDS,
@@ -36,6 +37,7 @@ from spatial_index.selection import (
     Condition,
     Disc,
     Every,
+    InCells,
     Selection,
     Some,
     Spot,
@@ -49,6 +51,7 @@ _PAYLOAD_BYTES = 600  # one point's payload and id on the wire, with a long sour
 _INDEXES = {
     LOCATION: models.PayloadSchemaType.GEO,
     CAPTURED_AT: models.PayloadSchemaType.DATETIME,
+    CELL: models.PayloadSchemaType.KEYWORD,
 }
 
 
@@ -113,6 +116,14 @@ class RemoteCollection:
         return [
             to_record(point.payload or {}, cast(list[float], point.vector)) for point in points
         ], following
+
+    def cell_counts(self) -> dict[str, int]:
+        """Points by cell; empty where an earlier version wrote them."""
+        client, most = self._remote.client, max(1, self.size())
+        if CELL not in self._remote.call(client.get_collection, self._name).payload_schema:
+            return {}
+        found = self._remote.call(client.facet, self._name, CELL, limit=most, exact=True)
+        return {str(hit.value): hit.count for hit in found.hits}
 
     def imagery_range(self) -> tuple[datetime | None, datetime | None]:
         """Earliest and latest capture time among the points that have one."""
@@ -270,6 +281,8 @@ def _condition(condition: Condition) -> models.Condition:
             return models.Filter(should=[_polygon(each) for each in condition.boxes], must_not=[outside])
         case Polygon():
             return _polygon(condition)
+        case InCells():
+            return models.FieldCondition(key=CELL, match=models.MatchAny(any=list(condition.names)))
         case Captured():
             between = models.DatetimeRange(gte=condition.start, lt=condition.end)
             return models.FieldCondition(key=CAPTURED_AT, range=between)

@@ -30,7 +30,7 @@ from spatial_index.errors import (
 )
 from spatial_index.files import disk_error
 from spatial_index.folder import StoreFolder
-from spatial_index.live import LiveRegions, list_generations, previous_of, rollback_target
+from spatial_index.live import CellTables, LiveRegions, list_generations, previous_of, rollback_target
 from spatial_index.meta import GenerationMeta, Release
 from spatial_index.planner import Profile
 from spatial_index.profile import Planning
@@ -61,6 +61,7 @@ class EmbeddedStore:
         self._folder: StoreFolder | None = StoreFolder(directory, create=create)
         self._shards = Shards(self._folder, planning or Planning())
         self._router = Router()
+        self._cells = CellTables()
         try:
             with self._open() as folder:
                 self._live = _read_live(folder)
@@ -152,14 +153,7 @@ class EmbeddedStore:
 
     def search(self, request: SearchRequest) -> SearchResult:
         with self._open():
-            live = [
-                Collection(
-                    info=meta.region_info(),
-                    open=partial(self._shards.get, meta),
-                    profile=meta.release.profile if meta.release else None,
-                )
-                for meta in self._live.searchable(request.regions)
-            ]
+            live = [self._live_collection(meta) for meta in self._live.searchable(request.regions)]
             return run_search(request, live, self._router)
 
     def probe(self, region: str, generation: str, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
@@ -192,6 +186,14 @@ class EmbeddedStore:
                 yield self._folder
             except OSError as exc:
                 raise disk_error(self._place, exc) from exc
+
+    def _live_collection(self, meta: GenerationMeta) -> Collection:
+        return Collection(
+            info=meta.region_info(),
+            open=partial(self._shards.get, meta),
+            profile=meta.release.profile if meta.release else None,
+            cells=lambda: self._cells.of(meta, self._shards.get(meta).cell_counts),
+        )
 
     def _patches(self, meta: GenerationMeta) -> int:
         return meta.release.patches if meta.release else self._shards.get(meta).size()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from spatial_index.cells import Cells
 from spatial_index.errors import DamagedStore, NothingToRollBack, UnknownRegion
 from spatial_index.meta import GenerationMeta
 from spatial_index.records import GenerationInfo
@@ -53,6 +54,23 @@ class LiveRegions:
         """
         self.chosen(names)
         return [self.metas[name] for name in sorted(self.metas)]
+
+
+class CellTables:
+    """The cells of each region's live generation, read once."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, tuple[object, Cells | None]] = {}
+
+    def of(self, meta: GenerationMeta, read: Callable[[], Mapping[str, int]]) -> Cells | None:
+        """The cells of a live generation; None where an earlier version wrote it without."""
+        region = meta.spec.region
+        known = self._tables.get(region)
+        if known is None or known[0] != meta.build:
+            counts = read()
+            complete = meta.release is not None and sum(counts.values()) == meta.release.patches
+            known = self._tables[region] = (meta.build, Cells.of(counts) if complete else None)
+        return known[1]
 
 
 def previous_of(meta: GenerationMeta, live: str | None) -> str | None:

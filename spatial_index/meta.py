@@ -54,6 +54,16 @@ class GenerationMeta:
         """The same generation, promoted."""
         return replace(self, release=release)
 
+    @property
+    def build(self) -> tuple[object, ...]:
+        """Changes whenever its points do."""
+        release = self.release
+        return (
+            self.spec.generation,
+            self.created_at,
+            (release.patches, release.imagery_from, release.imagery_to) if release else None,
+        )
+
     def reopened(self) -> GenerationMeta:
         """The same generation, open for writing again."""
         return replace(self, release=None)

@@ -10,22 +10,24 @@ from typing import Any
 import numpy as np
 from mercantile import LngLat
 
+from spatial_index.cells import cell_of
 from spatial_index.records import PatchHit, PatchRecord
 from spatial_index.selection import MAX_LAT, MAX_LNG, Spot
 
 LOCATION = "location"
 CAPTURED_AT = "captured_at"
+CELL = "cell"
 SPOT_FIELDS = [LOCATION, CAPTURED_AT]
 HIT_FIELDS = [LOCATION, "quadkey", "region", "generation", "side_m", CAPTURED_AT, "source"]
 
 
 def to_payload(record: PatchRecord) -> dict[str, Any]:
     """Everything of a record but its vector; an unknown time is left out, never stored as a stand-in."""
+    lng = min(max(float(record.location.lng), -MAX_LNG), MAX_LNG)
+    lat = min(max(float(record.location.lat), -MAX_LAT), MAX_LAT)
     payload: dict[str, Any] = {
-        LOCATION: {
-            "lon": min(max(float(record.location.lng), -MAX_LNG), MAX_LNG),
-            "lat": min(max(float(record.location.lat), -MAX_LAT), MAX_LAT),
-        },
+        LOCATION: {"lon": lng, "lat": lat},
+        CELL: cell_of(LngLat(lng=lng, lat=lat), zoom=len(record.quadkey)),
         "quadkey": record.quadkey,
         "region": record.region,
         "generation": record.generation,

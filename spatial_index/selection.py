@@ -70,6 +70,13 @@ class InRegions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class InCells:
+    """In one of these cells; see `spatial_index.cells`."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Every:
     """All parts hold; of none: always."""
 
@@ -84,7 +91,7 @@ class Some:
 
 
 Shape = Disc | Polygon
-Leaf = Shape | Captured | InRegions
+Leaf = Shape | Captured | InRegions | InCells
 Condition = Leaf | Every | Some
 EVERYTHING = Every()
 NOTHING = Some()

@@ -26,7 +26,7 @@ from spatial_index.errors import (
     StoreUnavailable,
     UnknownGeneration,
 )
-from spatial_index.live import LiveRegions, list_generations, previous_of, rollback_target
+from spatial_index.live import CellTables, LiveRegions, list_generations, previous_of, rollback_target
 from spatial_index.meta import GenerationMeta, Release
 from spatial_index.profile import Planning, profile_of
 from spatial_index.records import (
@@ -66,6 +66,7 @@ class ServerStore:
         self._live = LiveRegions(metas={}, damaged={})
         self._live_until = 0.0
         self._router = Router()
+        self._cells = CellTables()
 
     def create_generation(self, spec: GenerationSpec) -> None:
         collection = self._collection(spec.region, spec.generation)
@@ -191,8 +192,12 @@ class ServerStore:
 
     def _live_collection(self, meta: GenerationMeta) -> Collection:
         points = partial(self._collection, meta.spec.region, meta.spec.generation)
-        profile = meta.release.profile if meta.release else None
-        return Collection(info=meta.region_info(), open=points, profile=profile)
+        return Collection(
+            info=meta.region_info(),
+            open=points,
+            profile=meta.release.profile if meta.release else None,
+            cells=lambda: self._cells.of(meta, lambda: points().cell_counts()),
+        )
 
     def _patches(self, meta: GenerationMeta) -> int:
         return self._collection(meta.spec.region, meta.spec.generation).size()

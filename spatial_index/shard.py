@@ -17,6 +17,7 @@ from spatial_index.errors import DamagedStore, SpatialIndexError, StoreFull
 from spatial_index.files import check_room
 from spatial_index.payload import (
     CAPTURED_AT,
+    CELL,
     HIT_FIELDS,
     LOCATION,
     SPOT_FIELDS,
@@ -37,6 +38,7 @@ from spatial_index.selection import (
     Condition,
     Disc,
     Every,
+    InCells,
     Selection,
     Some,
     Spot,
@@ -67,6 +69,7 @@ class Shard:
         shard = cls(_translated(path, edge.EdgeShard.create, str(path), config), path)
         shard._update(edge.UpdateOperation.create_field_index(LOCATION, edge.GeoIndexParams()))
         shard._update(edge.UpdateOperation.create_field_index(CAPTURED_AT, edge.DatetimeIndexParams()))
+        shard._update(edge.UpdateOperation.create_field_index(CELL, edge.KeywordIndexParams()))
         shard.flush()
         return shard
 
@@ -131,6 +134,13 @@ class Shard:
             edge.ScrollRequest(limit=READ_PAGE, offset=offset, with_payload=True, with_vector=True),
         )
         return [to_record(point.payload or {}, point.vector) for point in points], following
+
+    def cell_counts(self) -> dict[str, int]:
+        """Points by cell; empty where an earlier version wrote them."""
+        if CELL not in self._call(self._engine.info).payload_schema:
+            return {}
+        request = edge.FacetRequest(CELL, limit=max(1, self.size()), exact=True)
+        return {str(hit.value): hit.count for hit in self._call(self._engine.facet, request).hits}
 
     def imagery_range(self) -> tuple[datetime | None, datetime | None]:
         """Earliest and latest capture time among the points that have one."""
@@ -307,6 +317,8 @@ def _condition(condition: Condition) -> edge.ConditionType:
             return _polygon(condition)
         case Captured():
             return _captured(condition)
+        case InCells():
+            return edge.FieldCondition(CELL, match=edge.MatchAny(list(condition.names)))
         case _:
             raise TypeError(f"the engine knows no condition {type(condition).__name__}")
 
