@@ -84,6 +84,7 @@ class Ours:
 
     def open(self, world: World, folder: Path) -> None:
         self._store = open_store(directory=folder / "store", url=self._url)
+        self._store.warm_up()
         self._rows = {key: row for row, key in enumerate(world.quadkeys)}
 
     def ask(self, ask: Ask) -> tuple[Sequence[int], str]:

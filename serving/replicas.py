@@ -7,6 +7,7 @@ whose time is up or whose caller has gone is left out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ from spatial_index.store import SearchRequest, SearchResult
 
 if TYPE_CHECKING:
     from clnet_model.encoder import Encoder
+
+WARM_EVERY_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +107,14 @@ class IndexReplica:
         self._changing = asyncio.Lock()
         self._once: Once[RegionInfo | None] = Once(finish=True)
         self._index.regions()
+        threading.Thread(target=self._keep_warm, daemon=True).start()
+
+    def _keep_warm(self) -> None:
+        """What is promoted later, perhaps by others, is read too; what is wrong shows in the answers."""
+        while True:
+            with contextlib.suppress(Exception):
+                self._index.warm_up()
+            time.sleep(WARM_EVERY_S)
 
     async def search(self, requests: Sequence[SearchRequest], errand: Errand) -> list[SearchResult]:
         """The results of the searches of one query.

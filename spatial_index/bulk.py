@@ -14,25 +14,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
-from shapely.geometry import Polygon
 
-from spatial_index.geodesy import haversine_m
 from spatial_index.planner import Method
 from spatial_index.records import PatchHit, PatchRecord, RegionInfo, Vectors, point_id
+from spatial_index.roster import SpotTable, holds
 from spatial_index.routing import Router
 from spatial_index.search import Collection, run_search
 from spatial_index.selection import (
-    ENGINE_SPHERE_M,
     NOTHING,
     Candidates,
-    Captured,
     Condition,
-    Disc,
-    Every,
     Selection,
-    Some,
     Spot,
 )
 from spatial_index.store import SearchRequest, SearchResult, Store
@@ -52,10 +45,7 @@ class Gallery:
     info: RegionInfo
     vectors: Vectors
     """(N, D)"""
-    lngs: NDArray[np.float64]
-    lats: NDArray[np.float64]
-    taken_s: NDArray[np.float64]
-    """(N,) seconds since 1970; NaN: unknown."""
+    spots: SpotTable
     hits: tuple[PatchHit, ...]
     """Each patch as it is found, but for the score."""
     rows: dict[uuid.UUID, int]
@@ -69,9 +59,11 @@ class Gallery:
         return cls(
             info=info,
             vectors=np.stack([record.vector for record in records]),
-            lngs=np.array([record.location.lng for record in records]),
-            lats=np.array([record.location.lat for record in records]),
-            taken_s=np.array([moment.timestamp() if moment else np.nan for moment in taken]),
+            spots=SpotTable(
+                lngs=np.array([record.location.lng for record in records]),
+                lats=np.array([record.location.lat for record in records]),
+                taken_s=np.array([moment.timestamp() if moment else np.nan for moment in taken]),
+            ),
             hits=hits,
             rows={hit.id: row for row, hit in enumerate(hits)},
         )
@@ -178,7 +170,7 @@ class HeldPoints:
 
     def _holds(self, condition: Condition) -> Flags:
         if condition not in self._passing:
-            self._passing[condition] = holds(condition, self._gallery)
+            self._passing[condition] = holds(condition, self._gallery.spots)
         return self._passing[condition]
 
     def _best(self, scores: Scores, rows: Rows | None, limit: int) -> list[PatchHit]:
@@ -189,33 +181,6 @@ class HeldPoints:
             replace(hits[one if rows is None else rows[one]], score=float(scores[one]))
             for one in best.tolist()
         ]
-
-
-def holds(condition: Condition, gallery: Gallery) -> Flags:
-    """Which patches pass a condition, (N,); as the engine decides it."""
-    match condition:
-        case Every():
-            return _all([holds(part, gallery) for part in condition.parts], len(gallery.hits))
-        case Some():
-            return ~_all([~holds(part, gallery) for part in condition.parts], len(gallery.hits))
-        case Disc():
-            away_m = haversine_m(condition.centre, gallery.lngs, gallery.lats, ENGINE_SPHERE_M)
-            return np.asarray(away_m <= condition.radius_m)
-        case Polygon():
-            return np.asarray(shapely.contains_xy(condition, gallery.lngs, gallery.lats))
-        case Captured():
-            since = condition.start.timestamp() if condition.start else -np.inf
-            before = condition.end.timestamp() if condition.end else np.inf
-            return np.asarray((gallery.taken_s >= since) & (gallery.taken_s < before))
-        case _:
-            raise TypeError(f"no condition on points: {type(condition).__name__}")
-
-
-def _all(parts: Sequence[Flags], count: int) -> Flags:
-    passes = np.ones(count, dtype=np.bool_)
-    for part in parts:
-        passes &= part
-    return passes
 
 
 def _hit_of(record: PatchRecord) -> PatchHit:

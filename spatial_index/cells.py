@@ -1,147 +1,114 @@
-"""Cells: patches grouped by the tile that they stand in, so that a filter need not measure each of them.
+"""Cells: the tiles that patches stand in, from the grid's own to LEVELS_UP levels above, and what a condition
+means for all that stands in a cell.
 
-The engine checks a shape point by point, at about 1 µs a point; whether a point is in one of many cells it
-looks up in 0.2 µs. So the cells that surely lie within the search area are taken whole, those that surely lie
-outside of it are left out, and only what stands in the rim between is checked by the shape itself. Knows no
-Qdrant package.
+Knows no Qdrant package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import mercantile
 import numpy as np
 import shapely
-from mercantile import LngLat
 from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
 from spatial_index.geodesy import haversine_m
-from spatial_index.selection import (
-    ENGINE_SPHERE_M,
-    EVERYTHING,
-    NOTHING,
-    OUTLINE_DEG,
-    Captured,
-    Condition,
-    Disc,
-    Every,
-    InCells,
-    Selection,
-    Some,
-)
+from spatial_index.selection import ENGINE_SPHERE_M, OUTLINE_DEG, Captured, Condition, Disc, Every, Some
 
-LEVELS_UP = 3  # 64 patches to a cell: fewer cells take longer at the rim, more take longer to look up
+LEVELS_UP = 4  # 256 patches to the largest cell
 MERCATOR_LAT = 85.0  # tiles beyond reach to the pole here
 WIDE_DEG = 5.0  # of a box that is wider, the farthest point from its centre need not be a corner
 FAR_M = 9_000_000.0  # up to here the farthest point of a small box is one of its corners
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Cells:
-    """The cells of a generation; C of them."""
+class CellTable:
+    """Where C cells lie, and when what stands in them was taken."""
 
-    names: NDArray[np.object_]
-    """(C,)"""
-    counts: NDArray[np.int64]
-    """(C,) patches in each."""
     boxes: Floats
     """(C, 4) west, south, east, north; degrees."""
+    earliest_s: Floats
+    """(C,) seconds since 1970; NaN: of something in the cell it is unknown."""
+    latest_s: Floats
+    """(C,)"""
 
-    @classmethod
-    def of(cls, counts: Mapping[str, int]) -> Cells:
-        """From the number of patches by name."""
-        return cls(
-            names=np.array(list(counts), dtype=np.object_),
-            counts=np.fromiter(counts.values(), np.int64, len(counts)),
-            boxes=np.array([_box_of(name) for name in counts], np.float64).reshape(-1, 4),
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def hold(self, cell: Rows, lngs: Floats, lats: Floats) -> bool:
+        """Whether all positions (N,) lie in their cells (N,)."""
+        west, south, east, north = self.boxes[cell].T
+        return bool(((west <= lngs) & (lngs <= east) & (south <= lats) & (lats <= north)).all())
+
+    def take(self, rows: Rows) -> CellTable:
+        """Some of them."""
+        return CellTable(
+            boxes=self.boxes[rows], earliest_s=self.earliest_s[rows], latest_s=self.latest_s[rows]
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Division:
-    """A selection, said in cells."""
-
-    outer: Condition
-    """The same patches as the selection's own."""
-    rim: Selection
-    """The same again, of the patches in the rim alone; a second look is due between the two."""
-    whole: int | None
-    """Patches in cells that lie within; None where a time range decides too."""
+def cells_of(quadkey: str) -> list[str]:
+    """The cells of a patch, the largest first."""
+    return [quadkey[:length] for length in range(max(1, len(quadkey) - LEVELS_UP), len(quadkey) + 1)]
 
 
-def cell_of(location: LngLat, zoom: int) -> str:
-    """The cell of a patch of a grid of that zoom."""
-    tile = mercantile.tile(location.lng, location.lat, max(0, zoom - LEVELS_UP), truncate=True)
-    return str(mercantile.quadkey(tile))
-
-
-def divide(selection: Selection, cells: Cells) -> Division | None:
-    """The selection said in cells; None where it asks for no place. Regions are decided before."""
-    times, outer = _split(selection.outer)
-    _, inner = _split(selection.inner)
-    if outer == EVERYTHING:
-        return None
-    near = np.flatnonzero(may_hold(outer, cells.boxes))
-    within = surely_holds(inner, cells.boxes[near])
-    whole, rim = near[within], near[~within]
-    unsure = _all_of(_in_cells(cells, rim), selection.outer) if len(rim) else NOTHING
-    taken: Condition = NOTHING
-    if len(whole):
-        taken = (
-            _all_of(*times) if len(whole) == len(cells.names) else _all_of(*times, _in_cells(cells, whole))
-        )
-    return Division(
-        outer=_any_of(*(part for part in (taken, unsure) if part != NOTHING)),
-        rim=replace(selection, outer=unsure),
-        whole=None if times else int(cells.counts[whole].sum()),
-    )
-
-
-def surely_holds(condition: Condition, boxes: Floats) -> Flags:
-    """Whether all of a box (N, 4) passes, (N,); sometimes False where it does."""
+def surely_holds(condition: Condition, cells: CellTable) -> Flags:
+    """Whether all that stands in a cell passes, (C,); sometimes False where it does."""
     match condition:
         case Every():
-            return _every([surely_holds(part, boxes) for part in condition.parts], len(boxes))
+            return _every([surely_holds(part, cells) for part in condition.parts], len(cells))
         case Some():
-            return _some([surely_holds(part, boxes) for part in condition.parts], len(boxes))
+            return _some([surely_holds(part, cells) for part in condition.parts], len(cells))
         case Disc():
-            if condition.radius_m > FAR_M:
-                return np.zeros(len(boxes), np.bool_)
-            away_m = np.max([_away_m(condition, *corner) for corner in _corners(boxes)], axis=0, initial=0.0)
-            return np.asarray((away_m <= condition.radius_m) & ~_wide(boxes))
+            return _covers(condition, cells.boxes)
         case Polygon():
             shapely.prepare(condition)
-            return np.asarray(shapely.contains(condition, shapely.box(*boxes.T)))
+            return np.asarray(shapely.contains(condition, shapely.box(*cells.boxes.T)))
         case Captured():
-            return np.zeros(len(boxes), np.bool_)
+            since_s, before_s = condition.seconds
+            return np.asarray((cells.earliest_s >= since_s) & (cells.latest_s < before_s))
         case _:
             raise TypeError(f"no condition on places: {type(condition).__name__}")
 
 
-def may_hold(condition: Condition, boxes: Floats) -> Flags:
-    """Whether a place in a box (N, 4) may pass, (N,); sometimes True where none does."""
+def may_hold(condition: Condition, cells: CellTable) -> Flags:
+    """Whether something in a cell may pass, (C,); sometimes True where nothing does."""
     match condition:
         case Every():
-            return _every([may_hold(part, boxes) for part in condition.parts], len(boxes))
+            return _every([may_hold(part, cells) for part in condition.parts], len(cells))
         case Some():
-            return _some([may_hold(part, boxes) for part in condition.parts], len(boxes))
+            return _some([may_hold(part, cells) for part in condition.parts], len(cells))
         case Disc():
-            return _reaches(condition, boxes)
+            return _reaches(condition, cells.boxes)
         case Polygon():
-            near = _overlaps(condition, boxes)
+            near = _overlaps(condition, cells.boxes)
             shapely.prepare(condition)
-            near[near] = shapely.intersects(condition, shapely.box(*boxes[near].T))
+            near[near] = shapely.intersects(condition, shapely.box(*cells.boxes[near].T))
             return near
         case Captured():
-            return np.ones(len(boxes), np.bool_)
+            since_s, before_s = condition.seconds
+            return ~((cells.latest_s < since_s) | (cells.earliest_s >= before_s))
         case _:
             raise TypeError(f"no condition on places: {type(condition).__name__}")
+
+
+def boxes_of(cells: list[str]) -> Floats:
+    """Boxes of cells, (C, 4): west, south, east, north; degrees."""
+    return np.array([_box_of(cell) for cell in cells], np.float64).reshape(-1, 4)
+
+
+def _covers(disc: Disc, boxes: Floats) -> Flags:
+    """Whether a disc surely covers a box, by the distances of its corners."""
+    if disc.radius_m > FAR_M:
+        return np.zeros(len(boxes), np.bool_)
+    away_m = np.max([_away_m(disc, *corner) for corner in _corners(boxes)], axis=0)
+    return np.asarray((away_m <= disc.radius_m) & ~_wide(boxes))
 
 
 def _reaches(disc: Disc, boxes: Floats) -> Flags:
@@ -182,25 +149,6 @@ def _box_of(name: str) -> tuple[float, float, float, float]:
         min(180.0, east + OUTLINE_DEG),
         90.0 if north > MERCATOR_LAT else north + OUTLINE_DEG,
     )
-
-
-def _split(condition: Condition) -> tuple[tuple[Captured, ...], Condition]:
-    """The time ranges that must hold in any case, and the rest."""
-    parts = condition.parts if isinstance(condition, Every) else (condition,)
-    times = tuple(part for part in parts if isinstance(part, Captured))
-    return times, _all_of(*(part for part in parts if not isinstance(part, Captured)))
-
-
-def _all_of(*parts: Condition) -> Condition:
-    return parts[0] if len(parts) == 1 else Every(parts=parts) if parts else EVERYTHING
-
-
-def _any_of(*parts: Condition) -> Condition:
-    return parts[0] if len(parts) == 1 else Some(parts=parts)
-
-
-def _in_cells(cells: Cells, rows: NDArray[np.intp]) -> InCells:
-    return InCells(names=tuple(cells.names[rows].tolist()))
 
 
 def _every(parts: list[Flags], count: int) -> Flags:

@@ -16,7 +16,7 @@ from spatial_index.errors import StoreUnavailable
 from spatial_index.meta import GenerationMeta
 from spatial_index.payload import (
     CAPTURED_AT,
-    CELL,
+    CELLS,
     HIT_FIELDS,
     LOCATION,
     SPOT_FIELDS,
@@ -51,7 +51,7 @@ _PAYLOAD_BYTES = 600  # one point's payload and id on the wire, with a long sour
 _INDEXES = {
     LOCATION: models.PayloadSchemaType.GEO,
     CAPTURED_AT: models.PayloadSchemaType.DATETIME,
-    CELL: models.PayloadSchemaType.KEYWORD,
+    CELLS: models.PayloadSchemaType.KEYWORD,
 }
 
 
@@ -117,14 +117,6 @@ class RemoteCollection:
             to_record(point.payload or {}, cast(list[float], point.vector)) for point in points
         ], following
 
-    def cell_counts(self) -> dict[str, int]:
-        """Points by cell; empty where an earlier version wrote them."""
-        client, most = self._remote.client, max(1, self.size())
-        if CELL not in self._remote.call(client.get_collection, self._name).payload_schema:
-            return {}
-        found = self._remote.call(client.facet, self._name, CELL, limit=most, exact=True)
-        return {str(hit.value): hit.count for hit in found.hits}
-
     def imagery_range(self) -> tuple[datetime | None, datetime | None]:
         """Earliest and latest capture time among the points that have one."""
         return self._first_capture(models.Direction.ASC), self._first_capture(models.Direction.DESC)
@@ -133,6 +125,13 @@ class RemoteCollection:
         """Points that pass the selection's `outer` and not its `inner`."""
         inner = None if selection.inner == NOTHING else [_condition(selection.inner)]
         condition = models.Filter(must=[_condition(selection.outer)], must_not=inner)
+        return (spot for page in self._spots(condition) for spot in page)
+
+    def all_spots(self) -> Iterator[list[Spot]]:
+        """All points."""
+        return self._spots(None)
+
+    def _spots(self, condition: models.Filter | None) -> Iterator[list[Spot]]:
         offset = None
         while True:
             page, offset = self._remote.call(
@@ -143,7 +142,7 @@ class RemoteCollection:
                 offset=offset,
                 with_payload=SPOT_FIELDS,
             )
-            yield from (to_spot(uuid.UUID(str(point.id)), point.payload or {}) for point in page)
+            yield [to_spot(uuid.UUID(str(point.id)), point.payload or {}) for point in page]
             if offset is None:
                 return
 
@@ -282,7 +281,7 @@ def _condition(condition: Condition) -> models.Condition:
         case Polygon():
             return _polygon(condition)
         case InCells():
-            return models.FieldCondition(key=CELL, match=models.MatchAny(any=list(condition.names)))
+            return models.FieldCondition(key=CELLS, match=models.MatchAny(any=list(condition.names)))
         case Captured():
             between = models.DatetimeRange(gte=condition.start, lt=condition.end)
             return models.FieldCondition(key=CAPTURED_AT, range=between)

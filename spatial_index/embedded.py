@@ -30,7 +30,7 @@ from spatial_index.errors import (
 )
 from spatial_index.files import disk_error
 from spatial_index.folder import StoreFolder
-from spatial_index.live import CellTables, LiveRegions, list_generations, previous_of, rollback_target
+from spatial_index.live import LiveRegions, Rosters, list_generations, previous_of, rollback_target
 from spatial_index.meta import GenerationMeta, Release
 from spatial_index.planner import Profile
 from spatial_index.profile import Planning
@@ -47,6 +47,7 @@ from spatial_index.records import (
 )
 from spatial_index.routing import Router
 from spatial_index.search import Collection, run_probe, run_search
+from spatial_index.selection import Spot
 from spatial_index.shard import PageStart, Shard
 from spatial_index.shards import Shards
 from spatial_index.store import SearchRequest, SearchResult
@@ -61,7 +62,7 @@ class EmbeddedStore:
         self._folder: StoreFolder | None = StoreFolder(directory, create=create)
         self._shards = Shards(self._folder, planning or Planning())
         self._router = Router()
-        self._cells = CellTables()
+        self._rosters = Rosters()
         try:
             with self._open() as folder:
                 self._live = _read_live(folder)
@@ -156,6 +157,13 @@ class EmbeddedStore:
             live = [self._live_collection(meta) for meta in self._live.searchable(request.regions)]
             return run_search(request, live, self._router)
 
+    def warm_up(self) -> None:
+        with self._open():
+            live = self._live.chosen()
+        self._rosters.keep(meta.spec.region for meta in live)
+        for meta in live:
+            self._rosters.read(meta, partial(self._spots, meta))
+
     def probe(self, region: str, generation: str, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
         with self._open() as folder:
             return run_probe(self._shards.get(_existing(folder, region, generation)), vectors, limit)
@@ -187,12 +195,22 @@ class EmbeddedStore:
             except OSError as exc:
                 raise disk_error(self._place, exc) from exc
 
+    def _spots(self, meta: GenerationMeta) -> Iterator[list[Spot]]:
+        """All patches of a generation."""
+        offset: PageStart = None
+        while True:
+            with self._open():  # searches go on between two pages
+                page, offset = self._shards.get(meta).spots(None, offset)
+            yield page
+            if offset is None:
+                return
+
     def _live_collection(self, meta: GenerationMeta) -> Collection:
         return Collection(
             info=meta.region_info(),
             open=partial(self._shards.get, meta),
             profile=meta.release.profile if meta.release else None,
-            cells=lambda: self._cells.of(meta, self._shards.get(meta).cell_counts),
+            roster=partial(self._rosters.of, meta),
         )
 
     def _patches(self, meta: GenerationMeta) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from spatial_index.cells import Cells
 from spatial_index.errors import DamagedStore, NothingToRollBack, UnknownRegion
 from spatial_index.meta import GenerationMeta
 from spatial_index.records import GenerationInfo
+from spatial_index.roster import Roster
+from spatial_index.selection import Spot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,21 +57,29 @@ class LiveRegions:
         return [self.metas[name] for name in sorted(self.metas)]
 
 
-class CellTables:
-    """The cells of each region's live generation, read once."""
+class Rosters:
+    """The rosters of live generations, as far as they were read. Safe to call from several threads."""
 
     def __init__(self) -> None:
-        self._tables: dict[str, tuple[object, Cells | None]] = {}
+        self._rosters: dict[str, tuple[object, Roster]] = {}
 
-    def of(self, meta: GenerationMeta, read: Callable[[], Mapping[str, int]]) -> Cells | None:
-        """The cells of a live generation; None where an earlier version wrote it without."""
-        region = meta.spec.region
-        known = self._tables.get(region)
-        if known is None or known[0] != meta.build:
-            counts = read()
-            complete = meta.release is not None and sum(counts.values()) == meta.release.patches
-            known = self._tables[region] = (meta.build, Cells.of(counts) if complete else None)
-        return known[1]
+    def of(self, meta: GenerationMeta) -> Roster | None:
+        """A live generation's roster, if it was read."""
+        build, roster = self._rosters.get(meta.spec.region, (None, None))
+        return roster if build == meta.build else None
+
+    def read(self, meta: GenerationMeta, pages: Callable[[], Iterable[Sequence[Spot]]]) -> None:
+        """Read a live generation's, unless that was done; `pages` are its patches."""
+        if self.of(meta) is not None or meta.release is None:
+            return
+        roster = Roster.of(meta.spec.region, pages())
+        if roster is not None and len(roster) == meta.release.patches:  # else it has changed meanwhile
+            self._rosters[meta.spec.region] = (meta.build, roster)
+
+    def keep(self, regions: Iterable[str]) -> None:
+        """Forget those of all other regions."""
+        for gone in set(self._rosters) - set(regions):
+            self._rosters.pop(gone, None)
 
 
 def previous_of(meta: GenerationMeta, live: str | None) -> str | None:

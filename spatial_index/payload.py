@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from mercantile import LngLat
 
-from spatial_index.cells import cell_of
+from spatial_index.cells import cells_of
 from spatial_index.records import PatchHit, PatchRecord
 from spatial_index.selection import MAX_LAT, MAX_LNG, Spot
 
 LOCATION = "location"
 CAPTURED_AT = "captured_at"
-CELL = "cell"
-SPOT_FIELDS = [LOCATION, CAPTURED_AT]
+CELLS = "cells"
+SPOT_FIELDS = [LOCATION, CAPTURED_AT, CELLS]
 HIT_FIELDS = [LOCATION, "quadkey", "region", "generation", "side_m", CAPTURED_AT, "source"]
 
 
@@ -27,7 +27,7 @@ def to_payload(record: PatchRecord) -> dict[str, Any]:
     lat = min(max(float(record.location.lat), -MAX_LAT), MAX_LAT)
     payload: dict[str, Any] = {
         LOCATION: {"lon": lng, "lat": lat},
-        CELL: cell_of(LngLat(lng=lng, lat=lat), zoom=len(record.quadkey)),
+        CELLS: cells_of(record.quadkey),
         "quadkey": record.quadkey,
         "region": record.region,
         "generation": record.generation,
@@ -71,8 +71,13 @@ def to_record(payload: Mapping[str, Any], vector: Sequence[float]) -> PatchRecor
 
 
 def to_spot(point: uuid.UUID, payload: Mapping[str, Any]) -> Spot:
-    """What a second look needs of a stored patch."""
-    return Spot(id=point, location=to_lnglat(payload), captured_at=from_timestamp(payload.get(CAPTURED_AT)))
+    """Where and when a stored patch was taken."""
+    return Spot(
+        id=point,
+        location=to_lnglat(payload),
+        captured_at=from_timestamp(payload.get(CAPTURED_AT)),
+        cells=tuple(payload.get(CELLS) or ()),
+    )
 
 
 def to_lnglat(payload: Mapping[str, Any]) -> LngLat:

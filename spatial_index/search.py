@@ -9,16 +9,16 @@ from __future__ import annotations
 import heapq
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from spatial_index.cells import Cells, divide
 from spatial_index.errors import BadSearch, ModelMismatch, UnknownRegion
 from spatial_index.planner import EXACT, Method, Plan, Profile, choose_plan
 from spatial_index.priors import Prior, RegionPrior, leaves_of
 from spatial_index.records import PatchHit, RegionInfo, Vectors, check_unit_rows
+from spatial_index.roster import Roster
 from spatial_index.routing import Router, route
 from spatial_index.selection import EVERYTHING, NOTHING, Candidates, Selection, Spot, select
 from spatial_index.store import SearchRequest, SearchResult
@@ -53,8 +53,8 @@ class Collection:
     info: RegionInfo
     open: Callable[[], Points]
     profile: Profile | None = None
-    cells: Callable[[], Cells | None] = lambda: None
-    """Its cells; None: every point is checked."""
+    roster: Callable[[], Roster | None] = lambda: None
+    """Its patches, where they are in memory; else the engine checks every point."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,23 +152,18 @@ def _candidates(
     collection: Collection, points: Points, selection: Selection, prior: Prior | None
 ) -> tuple[Candidates, int]:
     """Exactly the patches in the search area, and how many they are."""
-    if selection.outer == EVERYTHING:
+    if prior is None or selection.outer == EVERYTHING:
         return Candidates(), collection.info.patches
-    cells = collection.cells()
-    division = divide(selection, cells) if cells else None
-    unsure = division.rim if division else selection
+    roster, count = collection.roster(), None
+    if roster is not None:
+        condition, count = roster.resolve(selection, prior)
+        if condition is not None:
+            return Candidates(condition=condition), count
     excluded: tuple[uuid.UUID, ...] = ()
-    if prior is not None and unsure.outer != NOTHING and not selection.is_exact:
-        excluded = _outside(prior, list(points.between(unsure)), collection.info.name)
-    if division is None or division.whole is None:
-        candidates = Candidates(condition=division.outer if division else selection.outer, excluded=excluded)
-        return candidates, _count(points, candidates)
-    in_rim = Candidates(condition=unsure.outer, excluded=excluded)
-    return replace(in_rim, condition=division.outer), division.whole + _count(points, in_rim)
-
-
-def _count(points: Points, candidates: Candidates) -> int:
-    return 0 if candidates.condition == NOTHING else points.count(candidates)
+    if not selection.is_exact:
+        excluded = _outside(prior, list(points.between(selection)), collection.info.name)
+    candidates = Candidates(condition=selection.outer, excluded=excluded)
+    return candidates, points.count(candidates) if count is None else count
 
 
 def _outside(prior: Prior, spots: Sequence[Spot], region: str) -> tuple[uuid.UUID, ...]:

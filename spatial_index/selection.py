@@ -61,6 +61,14 @@ class Captured:
     start: datetime | None
     end: datetime | None
 
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Since 1970; infinite where there is no bound."""
+        return (
+            self.start.timestamp() if self.start else -math.inf,
+            self.end.timestamp() if self.end else math.inf,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InRegions:
@@ -125,11 +133,13 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spot:
-    """What is read of a patch for a second look."""
+    """Where and when a patch was taken."""
 
     id: uuid.UUID
     location: LngLat
     captured_at: datetime | None
+    cells: tuple[str, ...] = ()
+    """See `spatial_index.cells`; none: written by an earlier version."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -26,7 +27,7 @@ from spatial_index.errors import (
     StoreUnavailable,
     UnknownGeneration,
 )
-from spatial_index.live import CellTables, LiveRegions, list_generations, previous_of, rollback_target
+from spatial_index.live import LiveRegions, Rosters, list_generations, previous_of, rollback_target
 from spatial_index.meta import GenerationMeta, Release
 from spatial_index.profile import Planning, profile_of
 from spatial_index.records import (
@@ -66,7 +67,7 @@ class ServerStore:
         self._live = LiveRegions(metas={}, damaged={})
         self._live_until = 0.0
         self._router = Router()
-        self._cells = CellTables()
+        self._rosters = Rosters()
 
     def create_generation(self, spec: GenerationSpec) -> None:
         collection = self._collection(spec.region, spec.generation)
@@ -169,6 +170,14 @@ class ServerStore:
         except NotFound:  # the generation was dropped since we looked: the alias points at its successor
             return self._search(request, self._read_live())
 
+    def warm_up(self) -> None:
+        live = self._read_live().chosen()
+        self._rosters.keep(meta.spec.region for meta in live)
+        for meta in live:
+            collection = self._collection(meta.spec.region, meta.spec.generation)
+            with suppress(NotFound):  # dropped since we looked
+                self._rosters.read(meta, collection.all_spots)
+
     def probe(self, region: str, generation: str, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
         self._existing(region, generation)
         return run_probe(self._collection(region, generation), vectors, limit)
@@ -196,7 +205,7 @@ class ServerStore:
             info=meta.region_info(),
             open=points,
             profile=meta.release.profile if meta.release else None,
-            cells=lambda: self._cells.of(meta, lambda: points().cell_counts()),
+            roster=partial(self._rosters.of, meta),
         )
 
     def _patches(self, meta: GenerationMeta) -> int:

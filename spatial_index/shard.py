@@ -17,7 +17,7 @@ from spatial_index.errors import DamagedStore, SpatialIndexError, StoreFull
 from spatial_index.files import check_room
 from spatial_index.payload import (
     CAPTURED_AT,
-    CELL,
+    CELLS,
     HIT_FIELDS,
     LOCATION,
     SPOT_FIELDS,
@@ -69,7 +69,7 @@ class Shard:
         shard = cls(_translated(path, edge.EdgeShard.create, str(path), config), path)
         shard._update(edge.UpdateOperation.create_field_index(LOCATION, edge.GeoIndexParams()))
         shard._update(edge.UpdateOperation.create_field_index(CAPTURED_AT, edge.DatetimeIndexParams()))
-        shard._update(edge.UpdateOperation.create_field_index(CELL, edge.KeywordIndexParams()))
+        shard._update(edge.UpdateOperation.create_field_index(CELLS, edge.KeywordIndexParams()))
         shard.flush()
         return shard
 
@@ -135,13 +135,6 @@ class Shard:
         )
         return [to_record(point.payload or {}, point.vector) for point in points], following
 
-    def cell_counts(self) -> dict[str, int]:
-        """Points by cell; empty where an earlier version wrote them."""
-        if CELL not in self._call(self._engine.info).payload_schema:
-            return {}
-        request = edge.FacetRequest(CELL, limit=max(1, self.size()), exact=True)
-        return {str(hit.value): hit.count for hit in self._call(self._engine.facet, request).hits}
-
     def imagery_range(self) -> tuple[datetime | None, datetime | None]:
         """Earliest and latest capture time among the points that have one."""
         return self._first_capture(edge.Direction.Asc), self._first_capture(edge.Direction.Desc)
@@ -150,21 +143,26 @@ class Shard:
         """Points that pass the selection's `outer` and not its `inner`."""
         inner = None if selection.inner == NOTHING else [_condition(selection.inner)]
         condition = edge.Filter(must=[_condition(selection.outer)], must_not=inner)
-        offset = None
+        offset: PageStart = None
         while True:
-            page, offset = self._call(
-                self._engine.scroll,
-                edge.ScrollRequest(
-                    filter=condition,
-                    limit=SCROLL_PAGE,
-                    offset=offset,
-                    with_payload=SPOT_FIELDS,
-                    with_vector=False,
-                ),
-            )
-            yield from (to_spot(_uuid(point.id), point.payload or {}) for point in page)
+            page, offset = self.spots(condition, offset)
+            yield from page
             if offset is None:
                 return
+
+    def spots(self, condition: edge.Filter | None, offset: PageStart) -> tuple[list[Spot], PageStart]:
+        """Points from an offset on (None: the first), and the next offset; None at the end."""
+        page, following = self._call(
+            self._engine.scroll,
+            edge.ScrollRequest(
+                filter=condition,
+                limit=SCROLL_PAGE,
+                offset=offset,
+                with_payload=SPOT_FIELDS,
+                with_vector=False,
+            ),
+        )
+        return [to_spot(_uuid(point.id), point.payload or {}) for point in page], following
 
     def count(self, candidates: Candidates) -> int:
         """Exact number of candidates."""
@@ -318,7 +316,7 @@ def _condition(condition: Condition) -> edge.ConditionType:
         case Captured():
             return _captured(condition)
         case InCells():
-            return edge.FieldCondition(CELL, match=edge.MatchAny(list(condition.names)))
+            return edge.FieldCondition(CELLS, match=edge.MatchAny(list(condition.names)))
         case _:
             raise TypeError(f"the engine knows no condition {type(condition).__name__}")
 

@@ -150,6 +150,16 @@ class Store(Protocol):
             DamagedStore: a region that was named, or with none named any region, cannot be read.
         """
 
+    def warm_up(self) -> None:
+        """Read into memory where the patches of the live regions are, as far as that was not done.
+
+        Searches inside a prior are faster from then on, and find the same; until a region gets another live
+        generation. Takes 10 s and 150 MB for a million patches; searches go on meanwhile.
+
+        Raises:
+            DamagedStore, StoreUnavailable: see `search`.
+        """
+
     def probe(self, region: str, generation: str, vectors: Vectors, limit: int) -> list[list[PatchHit]]:
         """The nearest patches to each of (Q, D) vectors in one generation, live or not.
 

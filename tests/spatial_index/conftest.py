@@ -6,9 +6,11 @@ Those against a real Qdrant server need its binary; see `tests/spatial_index/qdr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import mercantile
 import numpy as np
 import pytest
 from mercantile import LngLat
@@ -116,6 +118,21 @@ def make_records() -> Callable[..., list[PatchRecord]]:
         ]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def place_records() -> Callable[[list[PatchRecord], int], list[PatchRecord]]:
+    """Gives records the quadkeys of the tiles that they stand in, of a zoom so high that none shares one."""
+
+    def place(records: list[PatchRecord], zoom: int) -> list[PatchRecord]:
+        tiles = [mercantile.tile(*record.location, zoom, truncate=True) for record in records]
+        assert len(set(tiles)) == len(records)
+        return [
+            replace(record, quadkey=mercantile.quadkey(tile))
+            for record, tile in zip(records, tiles, strict=True)
+        ]
+
+    return place
 
 
 @pytest.fixture(scope="session")

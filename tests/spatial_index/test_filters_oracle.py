@@ -39,8 +39,10 @@ class Gallery:
         return {hit.quadkey for hit in result.hits[0]}, result.candidates
 
 
-@pytest.fixture(scope="module")
-def gallery(open_empty, tmp_path_factory, make_spec, fill) -> Iterator[Gallery]:
+@pytest.fixture(scope="module", params=["cold", "warm"])
+def gallery(
+    request, open_empty, tmp_path_factory, make_spec, make_records, place_records
+) -> Iterator[Gallery]:
     rng = np.random.default_rng(5)
     spread_deg = 10 ** rng.uniform(-4, 0.5, (len(PLACES), PER_PLACE, 1))
     near = np.array(PLACES)[:, None, :] + rng.standard_normal((len(PLACES), PER_PLACE, 2)) * spread_deg
@@ -50,7 +52,13 @@ def gallery(open_empty, tmp_path_factory, make_spec, fill) -> Iterator[Gallery]:
     places = [LngLat(float(lng), float(lat)) for lng, lat in zip(lngs, lats, strict=True)]
     vectors = np.tile(np.eye(1, 4, dtype=np.float32), (len(places), 1))
     with open_empty(tmp_path_factory.mktemp("oracle") / "store") as store:
-        records = fill(store, make_spec("world", dim=4), places, vectors)
+        spec = make_spec("world", dim=4, zoom=28)
+        records = place_records(make_records(spec, places, vectors), spec.zoom)
+        store.create_generation(spec)
+        store.write("world", "g1", records)
+        store.promote("world", "g1", coverage=box(-180, -90, 180, 90))
+        if request.param == "warm":
+            store.warm_up()
         yield Gallery(store, np.array([record.quadkey for record in records]), lngs, lats)
 
 

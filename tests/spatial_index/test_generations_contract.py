@@ -22,13 +22,14 @@ from spatial_index.errors import (
     UnknownGeneration,
     UnknownRegion,
 )
+from spatial_index.priors import CirclePrior
 from spatial_index.store import SearchRequest, Store
 
 ANYWHERE = box(7, 46, 9, 47)
 
 
-def ask(vectors, *, limit=5):
-    return SearchRequest(vectors=np.atleast_2d(vectors), limit=limit, model_digest="m1")
+def ask(vectors, *, limit=5, prior=None):
+    return SearchRequest(vectors=np.atleast_2d(vectors), limit=limit, model_digest="m1", prior=prior)
 
 
 @pytest.fixture
@@ -286,3 +287,37 @@ def test_searches_during_a_promotion_see_one_generation_or_the_other(
     assert not failures
     assert seen <= {("g1", "50"), ("g2", "60")}
     assert after.candidates == 60
+
+
+def test_a_warm_store_follows_what_becomes_live(
+    store: Store, make_spec, make_records, place_records, grid, unit_vectors
+):
+    """Whether patches are in memory changes nothing that is found, before and after each change."""
+
+    def promote(name: str, count: int) -> set[str]:
+        spec = make_spec(generation=name, zoom=24)
+        records = place_records(make_records(spec, grid(count), unit_vectors(count)), spec.zoom)
+        store.create_generation(spec)
+        store.write("brig", name, records)
+        store.promote("brig", name, coverage=ANYWHERE)
+        return {record.quadkey for record in records}
+
+    def found() -> set[str]:
+        prior = CirclePrior(centre=grid(1)[0], radius_m=10_000.0)
+        result = store.search(ask(unit_vectors(1), limit=100, prior=prior))
+        return {hit.quadkey for hit in result.hits[0]}
+
+    def found_cold_and_warm() -> set[str]:
+        cold = found()
+        store.warm_up()
+        assert found() == cold
+        return cold
+
+    first = promote("g1", 30)
+    assert found_cold_and_warm() == first
+    second = promote("g2", 50)
+    assert found_cold_and_warm() == second
+    store.rollback("brig")
+    assert found_cold_and_warm() == first
+    store.drop_region("brig")
+    store.warm_up()

@@ -43,6 +43,7 @@ PLACES = {
 CENTRES = [place for places in PLACES.values() for place in places]
 DAY = datetime(2024, 6, 1, tzinfo=UTC)
 DAYS = 6
+ZOOM = 28
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -68,8 +69,10 @@ class Gallery:
         return found
 
 
-@pytest.fixture(scope="module")
-def gallery(open_empty, tmp_path_factory, make_spec, make_records) -> Iterator[Gallery]:
+@pytest.fixture(scope="module", params=["cold", "warm"])
+def gallery(
+    request, open_empty, tmp_path_factory, make_spec, make_records, place_records
+) -> Iterator[Gallery]:
     rng = np.random.default_rng(11)
     rows: list[tuple[str, float, float, str, int]] = []
     with open_empty(tmp_path_factory.mktemp("composed") / "store") as store:
@@ -79,12 +82,12 @@ def gallery(open_empty, tmp_path_factory, make_spec, make_records) -> Iterator[G
             points = near.reshape(-1, 2)
             lngs, lats = (points[:, 0] + 180) % 360 - 180, np.clip(points[:, 1], -89.9, 89.9)
             days = rng.integers(-1, DAYS, len(points))
-            spec = make_spec(region, dim=4)
+            spec = make_spec(region, dim=4, zoom=ZOOM)
             places = [LngLat(float(lng), float(lat)) for lng, lat in zip(lngs, lats, strict=True)]
             plain = make_records(spec, places, np.tile(np.eye(1, 4, dtype=np.float32), (len(places), 1)))
             records = [
                 replace(record, captured_at=None if day < 0 else DAY + timedelta(days=int(day)))
-                for record, day in zip(plain, days, strict=True)
+                for record, day in zip(place_records(plain, ZOOM), days, strict=True)
             ]
             store.create_generation(spec)
             store.write(region, "g1", records)
@@ -93,6 +96,8 @@ def gallery(open_empty, tmp_path_factory, make_spec, make_records) -> Iterator[G
                 (f"{region}/{record.quadkey}", *place, region, day)
                 for record, place, day in zip(records, places, days, strict=True)
             ]
+        if request.param == "warm":
+            store.warm_up()
         yield Gallery(store, *(np.array(column) for column in zip(*rows, strict=True)))
 
 
