@@ -51,6 +51,7 @@ MODULE_NAME = re.compile(rf"{re.escape(PACKAGE)}\.(\w+_pb2)")
 # Generators and the options each is given.
 OUTPUTS = (("python", ""), ("grpc_python", ""), ("mypy", "quiet:"), ("mypy_grpc", "quiet:"))
 
+OPERATION = ".google.longrunning.Operation"  # what a long job gives (AIP-151)
 STUBS_INIT = '"""Generated from `proto/` by `python infra/protoc.py`; never edited by hand."""\n'
 
 
@@ -93,9 +94,18 @@ def run_protoc(*options: str) -> None:
     Raises:
         ProtocError: it failed.
     """
-    includes = [f"-I{PROTO}", f"-I{WELL_KNOWN}", f"-I{GOOGLEAPIS}"]
-    if protoc.main(["protoc", *includes, *options, *proto_files()]) != 0:
-        raise ProtocError("protoc failed; see above")
+    with tempfile.TemporaryDirectory() as folder:
+        rename_operations(Path(folder))
+        includes = [f"-I{PROTO}", f"-I{WELL_KNOWN}", f"-I{folder}", f"-I{GOOGLEAPIS}"]
+        if protoc.main(["protoc", *includes, *options, *proto_files()]) != 0:
+            raise ProtocError("protoc failed; see above")
+
+
+def rename_operations(folder: Path) -> None:
+    """Python's package of Google's contracts ships `operations.proto` under another name than its own."""
+    to = folder / "google/longrunning"
+    to.mkdir(parents=True)
+    shutil.copy(GOOGLEAPIS / "google/longrunning/operations_proto.proto", to / "operations.proto")
 
 
 def generate(folder: Path) -> dict[str, str]:
@@ -201,8 +211,9 @@ def lint_services(file: FileDescriptorProto) -> Iterator[str]:
         if not (is_pascal(service.name) and service.name.endswith("Service")):
             yield f"service {service.name} is not PascalCase with the suffix Service"
         for method in service.method:
-            expected = (f".{file.package}.{method.name}Request", f".{file.package}.{method.name}Response")
-            if (method.input_type, method.output_type) != expected:
+            takes = method.input_type == f".{file.package}.{method.name}Request"
+            gives = method.output_type in (f".{file.package}.{method.name}Response", OPERATION)
+            if not (takes and gives):
                 yield f"rpc {method.name} does not take {method.name}Request and give {method.name}Response"
 
 
@@ -278,10 +289,11 @@ def ask_buf(folder: Path) -> Iterator[str]:
         return
     workspace = folder / "buf"
     shutil.copytree(PROTO, workspace / "proto")
-    for part in ("type", "rpc"):
+    for part in ("type", "rpc", "api"):
         shutil.copytree(
             GOOGLEAPIS / "google" / part, workspace / "googleapis/google" / part, ignore=only_protos
         )
+    rename_operations(workspace / "googleapis")
     (workspace / "buf.yaml").write_text(BUF_WORKSPACE)
     against = ["breaking", "proto", "--against", str(RELEASED), "--exclude-imports"]
     for command in (["lint"], ["format", "--diff", "--exit-code", "proto"], against):

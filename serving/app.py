@@ -30,6 +30,7 @@ from serving.auth import ApiKey
 from serving.errors import AlreadyServing, NotReady, PortInUse
 from serving.gate import GateSettings
 from serving.ingress import Ingress
+from serving.job_replica import JobReplica, OpenOperations
 from serving.regions import RegionStore
 from serving.replicas import EncoderReplica, IndexReplica
 from serving.tracing import TraceSettings
@@ -55,6 +56,9 @@ HAPROXY_ENVIRONMENT = {
 SERVICERS = (
     "serving.pb.localization_service_pb2_grpc.add_LocalizationServiceServicer_to_server",
     "serving.pb.region_service_pb2_grpc.add_RegionServiceServicer_to_server",
+    "serving.pb.ingestion_service_pb2_grpc.add_IngestionServiceServicer_to_server",
+    "serving.pb.relocalization_service_pb2_grpc.add_RelocalizationServiceServicer_to_server",
+    "google.longrunning.operations_pb2_grpc.add_OperationsServicer_to_server",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 )
 
@@ -102,6 +106,8 @@ class ServiceOptions:
     encoder_threads: int | None = None
     """None: all cores."""
     encoder_gpus: float = 0.0
+    open_operations: OpenOperations | None = None
+    """Makes, inside its replica, who carries out long jobs; None: no jobs are taken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,6 +281,7 @@ def build_application(
         traces=options.traces,
         replicas=options.max_ingress_replicas or options.ingress_replicas,
     )
+    jobs = job_application(options, index) if options.open_operations else None
     ingress: serve.Application = serve.deployment(
         name="Ingress",
         **replicas(options.ingress_replicas, options.max_ingress_replicas, busy=options.max_waiting / 4),
@@ -283,8 +290,25 @@ def build_application(
         health_check_period_s=HEALTH_CHECK_S,
         **stopping,
         ray_actor_options={"num_cpus": 0.1},
-    )(Ingress).bind(encoder, index, gate=gate, timeout_s=options.timeout_s, max_inside=options.max_waiting)
+    )(Ingress).bind(
+        encoder, index, jobs, gate=gate, timeout_s=options.timeout_s, max_inside=options.max_waiting
+    )
     return ingress
+
+
+def job_application(options: ServiceOptions, index: serve.Application) -> serve.Application:
+    """The deployment that carries out long jobs; what it embeds runs in actors of its own."""
+    jobs: serve.Application = serve.deployment(
+        name="Jobs",
+        num_replicas=1,
+        max_ongoing_requests=64,
+        health_check_period_s=HEALTH_CHECK_S,
+        graceful_shutdown_timeout_s=1.0,  # a job goes on when the service starts again
+        ray_actor_options={"num_cpus": 0.1},
+    )(JobReplica).bind(
+        options.open_operations, index, partial(open_index_of, options) if options.store_url else None
+    )
+    return jobs
 
 
 def replicas(least: int, most: int | None, *, busy: float) -> dict[str, Any]:

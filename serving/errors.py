@@ -6,6 +6,10 @@ ServingError
 ├── WrongModel           the client expects another model than the one that serves
 ├── UnfinishedGeneration a build that cannot be made live yet
 ├── LiveChanged          another build is live than the client takes to be
+├── JobsDisabled         the service takes no long jobs
+├── UnknownOperation     no long job has this name
+├── Unfinished           a long job that has no result to show
+├── NotOffered           a call of a standard service that this one leaves out
 ├── DeadlineExceeded     the request's time budget has passed
 ├── StreamIdle           a sequence on which no image comes any more
 ├── Overloaded           more requests than the service takes
@@ -101,6 +105,48 @@ class LiveChanged(ServingError):
             f"{live} of region {self.region!r} is live, not {self.expected[:64]!r}; "
             "look again and decide anew"
         )
+
+
+class JobsDisabled(ServingError):
+    """Jobs read files of the service's machine; its operator says which."""
+
+    def __str__(self) -> str:
+        return "this service takes no jobs; start it with --inputs FOLDER, the folder that jobs may read"
+
+
+class UnknownOperation(ServingError):
+    """No long job has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"there is no operation {self.name!r}; list the operations"
+
+
+class Unfinished(ServingError):
+    """A long job that has no result to show."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(name, problem)
+        self.name = name
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"operation {self.name!r} {self.problem}"
+
+
+class NotOffered(ServingError):
+    """A call of a standard service that this one leaves out."""
+
+    def __init__(self, method: str, instead: str) -> None:
+        super().__init__(method, instead)
+        self.method = method
+        self.instead = instead
+
+    def __str__(self) -> str:
+        return f"{self.method} is not offered: {self.instead}"
 
 
 class DeadlineExceeded(ServingError):

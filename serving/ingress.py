@@ -22,6 +22,7 @@ from serving.coverage import survey
 from serving.edge import region_names
 from serving.errors import UnknownService
 from serving.gate import Call, Gate, GateSettings, Rpc
+from serving.job_rpcs import JobRpcs
 from serving.localizer import LOCALIZE, LOCALIZE_STREAM, Localizer
 from serving.once import RequestKey
 from serving.pb import localization_service_pb2, region_service_pb2
@@ -38,7 +39,12 @@ from serving.region_messages import (
 from serving.replicas import EncoderFacts
 from spatial_index.records import RegionInfo
 
-SERVICES = ("clnet.geoloc.v1.LocalizationService", "clnet.geoloc.v1.RegionService")
+SERVICES = (
+    "clnet.geoloc.v1.LocalizationService",
+    "clnet.geoloc.v1.RegionService",
+    "clnet.geoloc.v1.IngestionService",
+    "clnet.geoloc.v1.RelocalizationService",
+)
 HEALTH_SERVICES = ("", *SERVICES)
 
 GET_COVERAGE = Rpc(name="GetCoverage", scope=Scope.LOCATE)
@@ -52,13 +58,14 @@ DELETE_GENERATION = Rpc(name="DeleteGeneration", scope=Scope.ADMIN, region_field
 HEALTH = Rpc(name="Health", scope=None)
 
 
-class Ingress:
+class Ingress(JobRpcs):
     """Serves the contract; every method goes through the gate."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits asynchronous constructors
         self,
         encoder: DeploymentHandle[Any],
         index: DeploymentHandle[Any],
+        jobs: DeploymentHandle[Any] | None = None,
         *,
         gate: GateSettings,
         timeout_s: float,
@@ -66,6 +73,7 @@ class Ingress:
     ) -> None:
         self._encoder = encoder
         self._index = index
+        self._jobs = jobs
         self._gate = Gate(gate)
         self._facts: EncoderFacts = await encoder.facts.remote()
         self._localizer = Localizer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,13 +11,15 @@ from shapely.geometry.base import BaseGeometry
 from serving.errors import LiveChanged, UnfinishedGeneration
 from serving.locate import Index
 from spatial_index.errors import DamagedStore, ModelMismatch, UnknownGeneration
-from spatial_index.records import GenerationInfo, RegionInfo
+from spatial_index.records import GenerationInfo, PatchRecord, RegionInfo
 
 
 class RegionStore(Index, Protocol):
     """The part of a store that the service needs: it answers queries and switches builds."""
 
     def warm_up(self) -> None: ...
+
+    def read(self, region: str, generation: str) -> Iterator[list[PatchRecord]]: ...
 
     def region(self, name: str) -> RegionInfo: ...
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from serving.once import Once, RequestKey
 from serving.regions import Change, RegionStore, generations_of, make
 from serving.shadow import Shadow
 from serving.tracing import Carrier, TraceSettings, Tracing
-from spatial_index.records import GenerationInfo, RegionInfo
+from spatial_index.records import GenerationInfo, PatchRecord, RegionInfo
 from spatial_index.store import SearchRequest, SearchResult
 
 if TYPE_CHECKING:
@@ -153,6 +153,16 @@ class IndexReplica:
     async def generations(self, region: str) -> list[GenerationInfo]:
         """All builds of a region."""
         return await asyncio.to_thread(generations_of, self._index, region)
+
+    async def on_store(self, method: str, *args: object, **named: object) -> object:
+        """What a job does to the store that this replica owns; see `serving.job_replica.IndexStore`."""
+        return await asyncio.to_thread(getattr(self._index, method), *args, **named)
+
+    async def read(self, region: str, generation: str) -> AsyncIterator[list[PatchRecord]]:
+        """The pages of a generation, for a job."""
+        pages = self._index.read(region, generation)
+        while (page := await asyncio.to_thread(next, pages, None)) is not None:
+            yield page
 
     async def change(
         self, change: Change, key: RequestKey | None, content: bytes, model_digest: str
