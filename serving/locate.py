@@ -82,7 +82,7 @@ class Query:
     """
 
     hfov_deg: float | None = None
-    """Horizontal field of view of a perspective photo; None for a panorama of the full turn or with a lens."""
+    """Horizontal field of view of a perspective photo; None for a panorama, and with a lens."""
     lens: Lens | None = None
     """Intrinsics of the camera, where they are known."""
     pitch_deg: float = 0.0

@@ -117,6 +117,32 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
+pixels = st.floats(0.5, 60.0) | numbers
+slight = st.floats(-0.5, 0.5) | numbers
+pinholes = {
+    "width_px": st.sampled_from([32, 64, 320, 0, -1]),
+    "height_px": st.sampled_from([16, 32, 160, 2**31 - 1]),
+    **dict.fromkeys(("fx_px", "fy_px", "cx_px", "cy_px"), pixels),
+    **dict.fromkeys(("pitch_deg", "roll_deg"), st.floats(-50, 50) | numbers),
+    "max_angle_deg": st.none() | numbers,
+}
+lens_cameras = st.one_of(
+    st.builds(image_pb2.LensCamera, **pinholes),
+    st.builds(
+        image_pb2.LensCamera,
+        **pinholes,
+        brown_conrady=st.builds(
+            image_pb2.BrownConradyDistortion, k1=slight, k2=slight, p1=slight, p2=slight, k3=slight
+        ),
+    ),
+    st.builds(
+        image_pb2.LensCamera,
+        **pinholes,
+        kannala_brandt=st.builds(
+            image_pb2.KannalaBrandtDistortion, k1=slight, k2=slight, k3=slight, k4=slight
+        ),
+    ),
+)
 pictures = st.one_of(damaged(), st.binary(max_size=300))
 requests = st.builds(
     localization_service_pb2.LocalizeRequest,
@@ -127,6 +153,7 @@ requests = st.builds(
             data=st.sampled_from(IMAGES),
             perspective=st.builds(image_pb2.PerspectiveCamera, hfov_deg=numbers, pitch_deg=numbers),
         ),
+        st.builds(image_pb2.StreetImage, data=st.sampled_from(IMAGES), lens=lens_cameras),
         st.builds(image_pb2.StreetImage, data=pictures),
     ),
     heading_prior=st.one_of(
@@ -175,6 +202,14 @@ AMOUNTS = [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(
 @pytest.mark.parametrize("examples", AMOUNTS)
 def test_requests_of_any_content(encoder, index, examples):
     fuzzed(requests, lambda request: answer(request, encoder, index), examples)
+
+
+@pytest.mark.parametrize("examples", AMOUNTS)
+def test_lenses_of_any_numbers(encoder, index, examples):
+    """A good image and no prior: the canvas is reached as often as the numbers allow."""
+    images = st.builds(image_pb2.StreetImage, data=st.sampled_from(IMAGES), lens=lens_cameras)
+    asked = st.builds(localization_service_pb2.LocalizeRequest, image=images)
+    fuzzed(asked, lambda request: answer(request, encoder, index), examples)
 
 
 @pytest.mark.parametrize("examples", AMOUNTS)
