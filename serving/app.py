@@ -32,6 +32,7 @@ from serving.gate import GateSettings
 from serving.ingress import Ingress
 from serving.regions import RegionStore
 from serving.replicas import EncoderReplica, IndexReplica
+from serving.stopping import drain, end, quiet_driver
 from serving.tracing import TraceSettings
 from spatial_index.records import RegionInfo
 from spatial_index.store import open_store
@@ -113,6 +114,7 @@ class Service:
     regions: tuple[RegionInfo, ...]
     owns_ray: bool
     host: str = "127.0.0.1"
+    drain_s: float = 30.0
 
     @property
     def target(self) -> str:
@@ -120,14 +122,10 @@ class Service:
         return f"{self.host}:{self.port}"
 
     def stop(self) -> None:
-        """Stop everything that was started for the service."""
+        """Answer what is in work, refuse what is new, stop everything that was started for the service."""
         with quiet_driver():
-            if not self.owns_ray:
-                serve.shutdown()  # type: ignore[no-untyped-call]
-                return
-            with contextlib.suppress(Exception):  # whatever is left ends with Ray
-                serve.delete(APPLICATION)  # drains; shutting Serve down as well takes 6 s more
-            ray.shutdown()
+            drain(APPLICATION, self.drain_s)
+        end(self.owns_ray)
 
 
 @contextlib.contextmanager
@@ -154,7 +152,9 @@ def start_service(options: ServiceOptions) -> Service:
     check_port(port)
     digest, regions = check_parts(options)
     owns_ray = start_ray(options)
-    service = Service(port=port, model_digest=digest, regions=regions, owns_ray=owns_ray)
+    service = Service(
+        port=port, model_digest=digest, regions=regions, owns_ray=owns_ray, drain_s=options.drain_s
+    )
     try:
         with quiet_driver():
             deploy(application(options), options, port)
@@ -164,7 +164,7 @@ def start_service(options: ServiceOptions) -> Service:
             ray.shutdown()
         raise
     except BaseException:
-        service.stop()
+        end(owns_ray)
         raise
     return service
 
@@ -335,18 +335,6 @@ def serve_environment() -> dict[str, str]:
 def quiet() -> LoggingConfig:
     """Errors only, no line per request."""
     return LoggingConfig(log_level="ERROR", enable_access_log=False)
-
-
-@contextlib.contextmanager
-def quiet_driver() -> Iterator[None]:
-    """Serve logs its own progress in the calling process too; keep it to errors."""
-    log = logging.getLogger("ray.serve")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def serving_already() -> bool:

@@ -239,6 +239,10 @@ class Ingress:
         grpc_context.set_details("Watch is not offered; poll grpc.health.v1.Health/Check")
         yield health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
 
+    async def drain(self, longest_s: float) -> int:
+        """Take no more images, and wait for those in work; how many are left after the time. No RPC."""
+        return await self._room.close(longest_s)
+
     async def _localize(self, request: localization_service_pb2.LocalizeRequest, call: Call) -> Localized:
         call.record.request_id = request.request_id[:128] or None
         call.record.image_bytes = len(request.image.data)
