@@ -37,16 +37,15 @@ from clnet_model.checkpoint import SHIPPED
 from clnet_model.encoder import load_encoder
 from clnet_model.preprocess import decode_image
 from serving.app import (
-    ServiceOptions,
-    build_application,
     deploy,
     free_port,
-    open_index_of,
     start_ray,
     wait_until_serving,
 )
+from serving.deployments import build_application, open_index_of
 from serving.edge import query_from, request_from, response_from
 from serving.locate import HeadingPrior, Query, locate
+from serving.options import ServiceOptions
 from serving.pb.localization_service_pb2_grpc import (
     LocalizationServiceServicer,
     LocalizationServiceStub,
@@ -212,7 +211,7 @@ def measure_service(mode: str, encoder: str, store: Path, seconds: float, minute
     """All rows of one proxy and encoder; runs in a process of its own."""
     import ray
 
-    from serving.app import load_encoder_of
+    from serving.deployments import load_encoder_of
 
     options = ServiceOptions(store=store, haproxy=mode == "haproxy", max_waiting=256)
     start_ray(options)

@@ -19,7 +19,8 @@ from cli.demo_report import Run, result_table, write_results
 from cli.demo_steps import Steps
 from cli.metrics import summarise
 from cli.report import SettingResult
-from serving.app import ServiceOptions, start_service
+from serving.app import start_service
+from serving.options import ServiceOptions
 from simulation.dataset import Dataset, read_manifest, simulate_city
 from simulation.styles import HELD_OUT_STYLES
 from spatial_index.records import RegionInfo

@@ -30,7 +30,8 @@ def explain(
 ) -> None:
     """Draw which places of a patch each direction of a street image attends to, and what speaks for it."""
     from cli.explain_figure import draw
-    from cli.locate import field_of_view, read_image
+    from cli.locate import read_image
+    from cli.locate_camera import field_of_view
     from clnet_model.encoder import load_encoder
     from clnet_model.explain import explain as explain_pair
     from clnet_model.preprocess import Panorama, Perspective, decode_image, to_canvas

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.errors import BadOption
+from cli.locate_camera import CameraOptions, optics_of
 from cli.locate_prior import HALF_WIDTH_M, RADIUS_M, PriorOptions, position_prior
 from cli.options import CheckpointOption, Settings
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from serving.pb.localization_service_pb2 import LocalizeResponse
 
 DEFAULT_SERVER = "127.0.0.1:50051"
-PANORAMA_ASPECT = 1.9  # a full panorama is 2:1, its horizontal band is wider still
 
 
 def locate(
@@ -86,7 +86,18 @@ def locate(
             metavar="DEG", help="Horizontal field of view of an ordinary photo.", show_default=False
         ),
     ] = None,
-    pitch: Annotated[float, typer.Option(metavar="DEG", help="How far an ordinary photo looks up.")] = 0.0,
+    intrinsics: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="The camera's calibration, distortion included, as OpenCV, ROS or COLMAP write it.",
+            show_default=False,
+        ),
+    ] = None,
+    pitch: Annotated[float, typer.Option(metavar="DEG", help="How far a photo looks up.")] = 0.0,
+    roll: Annotated[
+        float, typer.Option(metavar="DEG", help="How far the right side is lowered; with --intrinsics.")
+    ] = 0.0,
     panorama: Annotated[
         bool, typer.Option("--panorama", help="The image goes all the way round, whatever its shape.")
     ] = False,
@@ -121,9 +132,15 @@ def locate(
         captured_from=captured_from,
         captured_before=captured_before,
     )
+    camera = CameraOptions(
+        hfov_deg=hfov, panorama=panorama, intrinsics=intrinsics, pitch_deg=pitch, roll_deg=roll
+    )
+    optics = optics_of(data, camera)
     query = Query(
-        hfov_deg=None if panorama else field_of_view(data, hfov),
-        pitch_deg=pitch,
+        hfov_deg=optics.hfov_deg,
+        lens=optics.lens,
+        pitch_deg=optics.pitch_deg,
+        roll_deg=optics.roll_deg,
         heading=None if heading is None else HeadingPrior(heading_deg=heading, accuracy_deg=heading_accuracy),
         prior=position_prior(data, prior),
         regions=tuple(region or ()),
@@ -179,27 +196,6 @@ def read_image(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidRequest(str(path), f"cannot be read ({error.strerror})", "give an image file") from error
-
-
-def field_of_view(data: bytes, hfov_deg: float | None) -> float | None:
-    """The field of view given, or None for an image that has the shape of a panorama.
-
-    Raises:
-        serving.errors.InvalidRequest: neither.
-    """
-    from serving.errors import InvalidRequest
-    from serving.exif import size_of
-
-    if hfov_deg is not None:
-        return hfov_deg
-    width_px, height_px = size_of(data)
-    if width_px / height_px < PANORAMA_ASPECT:
-        raise InvalidRequest(
-            "--hfov",
-            f"is unset and {width_px} x {height_px} px is not the shape of a panorama",
-            "give the photo's horizontal field of view (phones have about 65), or say --panorama",
-        )
-    return None
 
 
 def show(answer: LocalizeResponse) -> None:

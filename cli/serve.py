@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import signal
 import threading
 from pathlib import Path
@@ -58,7 +60,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve localization over gRPC until Ctrl-C or SIGTERM."""
-    from serving.app import ServiceOptions, running
+    from serving.app import running
+    from serving.options import ServiceOptions
     from serving.tracing import TraceSettings
 
     settings = Settings()
@@ -92,7 +95,7 @@ def serve(
     if public and not options.keys:
         typer.echo("warning: all who reach this machine may locate; see CLNET_API_KEYS_FILE", err=True)
     typer.echo("starting the service …")
-    with running(options) as service:
+    with contextlib.ExitStack() as until_stopped, running(options) as service:
         stop = threading.Event()
         for number in (
             signal.SIGINT,
@@ -102,6 +105,8 @@ def serve(
         announce(service)
         stop.wait()
         typer.echo("stopping …")
+        # Ray prints a line for every call that ends with Serve's controller.
+        until_stopped.enter_context(contextlib.redirect_stdout(io.StringIO()))
     typer.echo("stopped")
 
 

@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from clnet_model.errors import BadCamera, BadImage
+from clnet_model.errors import BadCamera, BadImage, BadLens
+from clnet_model.lens import Lens, Reals
 
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PITCH_DEG = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,13 +74,33 @@ class Perspective:
         if not 5.0 <= self.hfov_deg <= 170.0:
             raise BadCamera(
                 f"hfov_deg is {self.hfov_deg}: a perspective image has 5 to 170 degrees; "
-                "send wider images as a panorama"
+                "send wider images with the intrinsics of their lens, or as a panorama"
             )
-        if not -60.0 <= self.pitch_deg <= 60.0:
+        if not -MAX_PITCH_DEG <= self.pitch_deg <= MAX_PITCH_DEG:
             raise BadCamera(f"pitch_deg is {self.pitch_deg}: at most 60 degrees up or down can be used")
 
 
-Camera = Panorama | Perspective
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LensCamera:
+    """Image of a calibrated camera whose optical axis looks at `heading_deg`.
+
+    `pitch_deg` is positive when it looks up, `roll_deg` when its right side is lowered.
+    """
+
+    heading_deg: float
+    lens: Lens
+    pitch_deg: float = 0.0
+    roll_deg: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_finite("heading_deg", self.heading_deg)
+        for name, most in (("pitch_deg", MAX_PITCH_DEG), ("roll_deg", 180.0)):
+            value = getattr(self, name)
+            if not -most <= value <= most:
+                raise BadLens(name, f"is {value}", f"give -{most:g} to {most:g} degrees")
+
+
+Camera = Panorama | Perspective | LensCamera
 
 
 def decode_image(data: bytes, *, limits: ImageLimits | None = None) -> Pixels:
@@ -110,6 +132,7 @@ def to_canvas(image: Pixels, camera: Camera, spec: CanvasSpec) -> Pixels:
 
     Raises:
         BadImage: the array is not (h, w, 3) uint8.
+        BadLens: the intrinsics are for an image of another shape, or see nothing of the canvas.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise BadImage(f"image is {image.dtype} {image.shape}: expected uint8 (height, width, 3)")
@@ -118,8 +141,10 @@ def to_canvas(image: Pixels, camera: Camera, spec: CanvasSpec) -> Pixels:
             return roll_canvas(_panorama_band(image, spec), camera.heading_deg)
         case Perspective():
             return _project(image, camera, spec)
+        case LensCamera():
+            return _project_lens(image, camera, spec)
         case _:
-            raise BadCamera(f"unknown camera {camera!r}: use Panorama or Perspective")
+            raise BadCamera(f"unknown camera {camera!r}: use Panorama, Perspective or LensCamera")
 
 
 def roll_canvas(canvas: Pixels, offset_deg: float) -> Pixels:
@@ -182,7 +207,7 @@ def _panorama_band(image: Pixels, spec: CanvasSpec) -> Pixels:
 def _project(image: Pixels, camera: Perspective, spec: CanvasSpec) -> Pixels:
     """Inverse mapping: every canvas pixel looks up the pinhole image, shrunk first to the canvas's
     resolution."""
-    shrunk = _shrink_to(image, camera.hfov_deg, spec)
+    shrunk = _shrink_to(image, image.shape[1] / 2.0 / math.tan(math.radians(camera.hfov_deg) / 2.0), spec)
     height_px, width_px = shrunk.shape[:2]
     focal_px = width_px / 2.0 / math.tan(math.radians(camera.hfov_deg) / 2.0)
     right, up, forward = _rays(camera, spec)  # each (H, W)
@@ -195,7 +220,45 @@ def _project(image: Pixels, camera: Perspective, spec: CanvasSpec) -> Pixels:
     return _mask_cleanly(np.dstack([rgb, np.where(seen, 255, 0).astype(np.uint8)]))
 
 
-def _rays(camera: Perspective, spec: CanvasSpec) -> tuple[NDArray[np.float32], ...]:
+def _project_lens(image: Pixels, camera: LensCamera, spec: CanvasSpec) -> Pixels:
+    """As `_project`, through a lens: distortion needs no inverse, because it goes from rays to pixels."""
+    lens = camera.lens
+    _check_shape(lens, image)
+    shrunk = _shrink_to(image, lens.fx_px * image.shape[1] / lens.width_px, spec)
+    right, up, forward = (np.asarray(axis, np.float64) for axis in _rays(camera, spec))  # each (H, W)
+    u, v, seen = lens.pixels(*_rolled(right, -up, camera.roll_deg), forward)
+    if not seen.any():
+        raise BadLens(
+            "pitch_deg",
+            f"is {camera.pitch_deg:g}: the image shows nothing between {spec.elevation_min_deg:g} and "
+            f"{spec.elevation_max_deg:g} degrees of elevation",
+            "send an image that shows the horizon",
+        )
+    across, down = shrunk.shape[1] / lens.width_px, shrunk.shape[0] / lens.height_px
+    rgb = _bilinear(shrunk, u * across - 0.5, v * down - 0.5)
+    return _mask_cleanly(np.dstack([rgb, np.where(seen, 255, 0).astype(np.uint8)]))
+
+
+def _check_shape(lens: Lens, image: Pixels) -> None:
+    """A resized image keeps its shape, to a pixel."""
+    height_px, width_px = image.shape[:2]
+    tall_px = width_px / lens.width_px * lens.height_px
+    wide_px = height_px / lens.height_px * lens.width_px
+    if abs(tall_px - height_px) > 1.0 and abs(wide_px - width_px) > 1.0:
+        raise BadLens(
+            "width_px",
+            f"and height_px are {lens.width_px} x {lens.height_px}, the image is {width_px} x {height_px} px",
+            "give the intrinsics of the upright image that is sent; cropping and turning change them",
+        )
+
+
+def _rolled(right: Reals, down: Reals, roll_deg: float) -> tuple[Reals, Reals]:
+    """Ray components along the axes of a camera that is turned clockwise around its own axis."""
+    cos, sin = math.cos(math.radians(roll_deg)), math.sin(math.radians(roll_deg))
+    return right * cos + down * sin, down * cos - right * sin
+
+
+def _rays(camera: Perspective | LensCamera, spec: CanvasSpec) -> tuple[NDArray[np.float32], ...]:
     """Viewing directions of the canvas pixels in the camera's frame: right, up, forward."""
     azimuth = (np.arange(spec.width_px) + 0.5) * 2.0 * np.pi / spec.width_px - np.pi
     elevation = np.radians(
@@ -210,9 +273,8 @@ def _rays(camera: Perspective, spec: CanvasSpec) -> tuple[NDArray[np.float32], .
     return right.astype(np.float32), up.astype(np.float32), forward.astype(np.float32)
 
 
-def _shrink_to(image: Pixels, hfov_deg: float, spec: CanvasSpec) -> Pixels:
+def _shrink_to(image: Pixels, focal_px: float, spec: CanvasSpec) -> Pixels:
     height_px, width_px = image.shape[:2]
-    focal_px = width_px / 2.0 / math.tan(math.radians(hfov_deg) / 2.0)
     factor = (
         focal_px * math.pi / 180.0 / (spec.width_px / 360.0)
     )  # image pixels per canvas pixel at the centre
@@ -222,7 +284,7 @@ def _shrink_to(image: Pixels, hfov_deg: float, spec: CanvasSpec) -> Pixels:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
-def _bilinear(image: Pixels, x: NDArray[np.float32], y: NDArray[np.float32]) -> Pixels:
+def _bilinear(image: Pixels, x: NDArray[np.floating], y: NDArray[np.floating]) -> Pixels:
     """Sample at pixel-centre coordinates (H, W), clamped to the border."""
     height_px, width_px = image.shape[:2]
     x = np.clip(x, 0, width_px - 1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from serving.errors import Overloaded
+from serving.errors import Overloaded, Unready
 
 SHORTEST_RETRY_S = 0.1
 LONGEST_RETRY_S = 10.0
+GLANCE_S = 0.02  # how often a closed room is looked into
 MEMORY = 0.9  # the mean time of a request remembers about the last ten
 
 
@@ -20,6 +22,7 @@ class Admission:
         self._most = most
         self._clock = clock
         self._inside = 0
+        self._is_closed = False
         self._mean_s = 0.5
 
     @property
@@ -38,7 +41,10 @@ class Admission:
 
         Raises:
             Overloaded: there is none.
+            Unready: the room is closed.
         """
+        if self._is_closed:
+            raise Unready
         if self._inside >= self._most:
             raise Overloaded(self.retry_after_s)
         self._inside += 1
@@ -48,3 +54,11 @@ class Admission:
         finally:
             self._inside -= 1
             self._mean_s = MEMORY * self._mean_s + (1.0 - MEMORY) * (self._clock() - began_s)
+
+    async def close(self, longest_s: float) -> int:
+        """Let nobody in any more, and wait for those inside; how many are left after the time."""
+        self._is_closed = True
+        deadline_s = self._clock() + longest_s
+        while self._inside and self._clock() < deadline_s:
+            await asyncio.sleep(GLANCE_S)
+        return self._inside

@@ -13,38 +13,27 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import ray
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ray import serve
-from ray.serve.config import AutoscalingConfig, HTTPOptions, ProxyLocation, gRPCOptions
+from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 from ray.serve.schema import LoggingConfig
 
-from serving.auth import ApiKey
+from serving.deployments import application
 from serving.errors import AlreadyServing, NotReady, PortInUse
-from serving.gate import GateSettings
-from serving.ingress import Ingress
-from serving.job_replica import JobReplica, OpenOperations
-from serving.regions import RegionStore
-from serving.replicas import EncoderReplica, IndexReplica
-from serving.tracing import TraceSettings
+from serving.options import ServiceOptions
+from serving.stopping import drain, end, quiet_driver
 from spatial_index.records import RegionInfo
 from spatial_index.store import open_store
 
-if TYPE_CHECKING:
-    from clnet_model.encoder import Encoder
-
-DEFAULT_PORT = 50051
 APPLICATION = "clnet-geoloc"
 MAX_MESSAGE_BYTES = 24 * 2**20  # the largest image, 20 MB, with room for the largest polygon
 READY_TIMEOUT_S = 120.0
-HEALTH_CHECK_S = 2.0  # how soon a replica that hangs is noticed; one whose process ends is noticed at once
 
 # Read by Ray's processes when they start. Without the last one, stopping takes 30 s.
 HAPROXY_ENVIRONMENT = {
@@ -64,53 +53,6 @@ SERVICERS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ServiceOptions:
-    """Everything that defines a running service."""
-
-    store: Path
-    """Folder of the embedded store; unused with `store_url`."""
-    store_url: str | None = None
-    store_api_key: str | None = None
-    checkpoint: Path | None = None
-    """None: the shipped one."""
-    port: int = DEFAULT_PORT
-    """0: any free port."""
-    public: bool = False
-    """False: callers on this machine only."""
-    ray_address: str | None = None
-    """None: a Ray of our own on this machine, unless one is running in this process."""
-    timeout_s: float = 30.0
-    """Longest time spent on a request."""
-    max_batch: int = 48
-    """Most canvases embedded at once; a photo of unknown heading is 24."""
-    max_waiting: int = 64
-    """Images that one ingress replica works on at once; more are refused with RESOURCE_EXHAUSTED."""
-    drain_s: float = 30.0
-    """Longest time that stopping waits for requests in progress."""
-    encoder_replicas: int = 1
-    max_encoder_replicas: int | None = None
-    """Grow up to this many under load; None: `encoder_replicas`, always."""
-    ingress_replicas: int = 1
-    max_ingress_replicas: int | None = None
-    """Grow up to this many under load; None: `ingress_replicas`, always."""
-    haproxy: bool = False
-    """HAProxy in front instead of Serve's own proxy: several times the throughput, for production."""
-    metrics_port: int | None = None
-    """Prometheus metrics of this machine; None: any port, unless Ray is set up elsewhere."""
-    keys: tuple[ApiKey, ...] = ()
-    """Without any, anybody may locate and nobody may administer."""
-    audit_log: Path | None = None
-    traces: TraceSettings = field(default_factory=TraceSettings)
-    shadow_share: float = 0.01
-    """Share of the searches by a graph or int8 that are repeated exactly, for the metric of their recall."""
-    encoder_threads: int | None = None
-    """None: all cores."""
-    encoder_gpus: float = 0.0
-    open_operations: OpenOperations | None = None
-    """Makes, inside its replica, who carries out long jobs; None: no jobs are taken."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
     """A service that answers."""
 
@@ -119,6 +61,7 @@ class Service:
     regions: tuple[RegionInfo, ...]
     owns_ray: bool
     host: str = "127.0.0.1"
+    drain_s: float = 30.0
 
     @property
     def target(self) -> str:
@@ -126,14 +69,10 @@ class Service:
         return f"{self.host}:{self.port}"
 
     def stop(self) -> None:
-        """Stop everything that was started for the service."""
+        """Answer what is in work, refuse what is new, stop everything that was started for the service."""
         with quiet_driver():
-            if not self.owns_ray:
-                serve.shutdown()  # type: ignore[no-untyped-call]
-                return
-            with contextlib.suppress(Exception):  # whatever is left ends with Ray
-                serve.delete(APPLICATION)  # drains; shutting Serve down as well takes 6 s more
-            ray.shutdown()
+            drain(APPLICATION, self.drain_s)
+        end(self.owns_ray)
 
 
 @contextlib.contextmanager
@@ -160,7 +99,9 @@ def start_service(options: ServiceOptions) -> Service:
     check_port(port)
     digest, regions = check_parts(options)
     owns_ray = start_ray(options)
-    service = Service(port=port, model_digest=digest, regions=regions, owns_ray=owns_ray)
+    service = Service(
+        port=port, model_digest=digest, regions=regions, owns_ray=owns_ray, drain_s=options.drain_s
+    )
     try:
         with quiet_driver():
             deploy(application(options), options, port)
@@ -170,7 +111,7 @@ def start_service(options: ServiceOptions) -> Service:
             ray.shutdown()
         raise
     except BaseException:
-        service.stop()
+        end(owns_ray)
         raise
     return service
 
@@ -234,117 +175,9 @@ def deploy(app: serve.Application, options: ServiceOptions, port: int) -> None:
         raise NotReady(last_line(str(error))) from error
 
 
-def application(options: ServiceOptions) -> serve.Application:
-    """The deployments, wired."""
-    return build_application(
-        options,
-        load=partial(load_encoder_of, options.checkpoint),
-        open_index=partial(open_index_of, options),
-    )
-
-
-def build_application(
-    options: ServiceOptions, *, load: Callable[[], Encoder], open_index: Callable[[], RegionStore]
-) -> serve.Application:
-    """The deployments around any encoder and index; both functions run inside their replicas."""
-    stopping: dict[str, Any] = {
-        "graceful_shutdown_wait_loop_s": 0.2,
-        "graceful_shutdown_timeout_s": options.drain_s,
-    }
-    threads = str(options.encoder_threads or os.cpu_count() or 1)
-    # The ingress refuses with details what is too much for it; Serve's own limits stand behind that.
-    room = 4 * options.max_waiting
-    encoder = serve.deployment(
-        name="Encoder",
-        **replicas(options.encoder_replicas, options.max_encoder_replicas, busy=options.max_batch / 4),
-        max_ongoing_requests=room,
-        health_check_period_s=HEALTH_CHECK_S,
-        **stopping,
-        ray_actor_options={
-            "num_cpus": 0.1,
-            "num_gpus": options.encoder_gpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
-        },
-    )(EncoderReplica).bind(load, max_batch=options.max_batch, traces=options.traces)
-    index = serve.deployment(
-        name="Index",
-        num_replicas=1,
-        max_ongoing_requests=room,
-        health_check_period_s=HEALTH_CHECK_S,
-        **stopping,
-        ray_actor_options={"num_cpus": 0.1},
-    )(IndexReplica).bind(open_index, traces=options.traces, shadow_share=options.shadow_share)
-    gate = GateSettings(
-        public=options.public,
-        keys=options.keys,
-        audit_log=options.audit_log.absolute() if options.audit_log else None,
-        traces=options.traces,
-        replicas=options.max_ingress_replicas or options.ingress_replicas,
-    )
-    jobs = job_application(options, index) if options.open_operations else None
-    ingress: serve.Application = serve.deployment(
-        name="Ingress",
-        **replicas(options.ingress_replicas, options.max_ingress_replicas, busy=options.max_waiting / 4),
-        max_ongoing_requests=room,
-        max_queued_requests=room,
-        health_check_period_s=HEALTH_CHECK_S,
-        **stopping,
-        ray_actor_options={"num_cpus": 0.1},
-    )(Ingress).bind(
-        encoder, index, jobs, gate=gate, timeout_s=options.timeout_s, max_inside=options.max_waiting
-    )
-    return ingress
-
-
-def job_application(options: ServiceOptions, index: serve.Application) -> serve.Application:
-    """The deployment that carries out long jobs; what it embeds runs in actors of its own."""
-    jobs: serve.Application = serve.deployment(
-        name="Jobs",
-        num_replicas=1,
-        max_ongoing_requests=64,
-        health_check_period_s=HEALTH_CHECK_S,
-        graceful_shutdown_timeout_s=1.0,  # a job goes on when the service starts again
-        ray_actor_options={"num_cpus": 0.1},
-    )(JobReplica).bind(
-        options.open_operations, index, partial(open_index_of, options) if options.store_url else None
-    )
-    return jobs
-
-
-def replicas(least: int, most: int | None, *, busy: float) -> dict[str, Any]:
-    """How many replicas a deployment has: a fixed number, or as many as keep each below `busy` requests at
-    once.
-
-    They grow within seconds and shrink after minutes: an encoder takes seconds to load, and idling costs
-    little.
-    """
-    if most is None or most <= least:
-        return {"num_replicas": least}
-    config = AutoscalingConfig(
-        min_replicas=least,
-        max_replicas=most,
-        target_ongoing_requests=max(1.0, busy),
-        upscale_delay_s=5.0,
-        downscale_delay_s=300.0,
-    )
-    return {"autoscaling_config": config}
-
-
 def http_host(options: ServiceOptions) -> str:
     """Where Serve's HTTP side listens; nobody uses it, but HAProxy binds gRPC to the same address."""
     return "0.0.0.0" if options.haproxy and options.public else "127.0.0.1"
-
-
-def load_encoder_of(checkpoint: Path | None) -> Encoder:
-    """The encoder, loaded inside its replica."""
-    from clnet_model.encoder import load_encoder  # noqa: PLC0415  # torch is for the encoder's replica alone
-
-    return load_encoder(checkpoint)
-
-
-def open_index_of(options: ServiceOptions) -> RegionStore:
-    """The store, opened inside its replica."""
-    return open_store(directory=options.store, url=options.store_url, api_key=options.store_api_key)
 
 
 def serve_environment() -> dict[str, str]:
@@ -359,18 +192,6 @@ def serve_environment() -> dict[str, str]:
 def quiet() -> LoggingConfig:
     """Errors only, no line per request."""
     return LoggingConfig(log_level="ERROR", enable_access_log=False)
-
-
-@contextlib.contextmanager
-def quiet_driver() -> Iterator[None]:
-    """Serve logs its own progress in the calling process too; keep it to errors."""
-    log = logging.getLogger("ray.serve")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def serving_already() -> bool:

@@ -5,17 +5,16 @@ Knows protobuf and the values of the core; knows nothing of Ray.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
+from serving.camera_messages import image_message, optics_from
 from serving.errors import InvalidRequest
 from serving.fuse import Hypothesis, RankedPatch, Status
 from serving.locate import Answer, HeadingPrior, Query
 from serving.pb import (
     answer_pb2,
-    image_pb2,
     localization_service_pb2,
     prior_pb2,
 )
@@ -37,14 +36,17 @@ def query_from(request: localization_service_pb2.LocalizeRequest) -> Query:
 
     Raises:
         InvalidRequest: a field is missing or outside its limit.
+        clnet_model.errors.BadLens: intrinsics that no camera has.
         spatial_index.errors.BadPrior: the position prior cannot mean a place.
     """
-    hfov_deg, pitch_deg = _camera_from(request.image)
+    optics = optics_from(request.image)
     check_lengths(request, "request_id", "model_digest")
     defaults = Query()
     return Query(
-        hfov_deg=hfov_deg,
-        pitch_deg=pitch_deg,
+        hfov_deg=optics.hfov_deg,
+        lens=optics.lens,
+        pitch_deg=optics.pitch_deg,
+        roll_deg=optics.roll_deg,
         heading=_heading_from(request.heading_prior) if request.HasField("heading_prior") else None,
         prior=prior_from(request.position_prior) if request.HasField("position_prior") else None,
         regions=region_names(request.regions),
@@ -90,39 +92,13 @@ def response_from(answer: Answer) -> localization_service_pb2.LocalizeResponse:
 def request_from(data: bytes, query: Query) -> localization_service_pb2.LocalizeRequest:
     """The request that asks a query about an encoded image; `query_from` undoes it."""
     return localization_service_pb2.LocalizeRequest(
-        image=_image(data, query),
+        image=image_message(data, query),
         heading_prior=_heading(query.heading) if query.heading else None,
         position_prior=message_of(query.prior) if query.prior else None,
         regions=query.regions,
         max_hypotheses=query.max_hypotheses,
         max_candidate_patches=query.max_patches,
     )
-
-
-def _camera_from(image: image_pb2.StreetImage) -> tuple[float | None, float]:
-    """Horizontal field of view (None: panorama) and pitch, degrees."""
-    if not image.data:
-        raise InvalidRequest("image.data", "is empty", "send a JPEG, PNG or WebP file")
-    match image.WhichOneof("camera"):
-        case "panorama":
-            return None, 0.0
-        case "perspective":
-            return _perspective_from(image.perspective)
-        case _:
-            raise InvalidRequest(
-                "image.camera", "is unset", "say whether it is a panorama or a perspective photo"
-            )
-
-
-def _perspective_from(camera: image_pb2.PerspectiveCamera) -> tuple[float, float]:
-    if not camera.HasField("hfov_deg"):
-        raise InvalidRequest(
-            "image.perspective.hfov_deg", "is unset", "give the horizontal field of view in degrees"
-        )
-    for name in ("hfov_deg", "pitch_deg"):
-        if not math.isfinite(getattr(camera, name)):
-            raise InvalidRequest(f"image.perspective.{name}", f"is {getattr(camera, name)}", "give degrees")
-    return camera.hfov_deg, camera.pitch_deg
 
 
 def check_lengths(request: Message, *fields: str) -> None:
@@ -154,13 +130,6 @@ def _heading_from(prior: prior_pb2.HeadingPrior) -> HeadingPrior:
             "heading_prior.heading_deg", "is unset", "leave heading_prior out when the heading is unknown"
         )
     return HeadingPrior(heading_deg=prior.heading_deg, accuracy_deg=prior.accuracy_deg)
-
-
-def _image(data: bytes, query: Query) -> image_pb2.StreetImage:
-    if query.hfov_deg is None:
-        return image_pb2.StreetImage(data=data, panorama=image_pb2.PanoramaCamera())
-    camera = image_pb2.PerspectiveCamera(hfov_deg=query.hfov_deg, pitch_deg=query.pitch_deg)
-    return image_pb2.StreetImage(data=data, perspective=camera)
 
 
 def _heading(heading: HeadingPrior) -> prior_pb2.HeadingPrior:

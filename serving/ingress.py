@@ -218,6 +218,10 @@ class Ingress(JobRpcs):
         grpc_context.set_details("Watch is not offered; poll grpc.health.v1.Health/Check")
         yield health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
 
+    async def drain(self, longest_s: float) -> int:
+        """Take no more images, and wait for those in work; how many are left after the time. No RPC."""
+        return await self._localizer.drain(longest_s)
+
     async def _coverage(
         self, request: localization_service_pb2.GetCoverageRequest
     ) -> localization_service_pb2.GetCoverageResponse:

@@ -78,6 +78,10 @@ class Localizer:
             async with time_limit(WARM_UP_S) as deadline_s:
                 await self._locate(blank_image(), Query(), deadline_s)
 
+    async def drain(self, longest_s: float) -> int:
+        """Take no more images, and wait for those in work; how many are left after the time."""
+        return await self._room.close(longest_s)
+
     async def localize(self, request: localization_service_pb2.LocalizeRequest, call: Call) -> Localized:
         call.record.request_id = request.request_id[:128] or None
         call.record.image_bytes = len(request.image.data)

@@ -1,7 +1,7 @@
 """The localization of one image, start to end, as a pure function of an encoder and an index.
 
-The service runs the same steps with its encoder and its index behind deployment handles; see `serving.app`.
-"""
+The service runs the same steps with its encoder and its index behind deployment handles: see
+`serving.localizer`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clnet_model.calibration import Calibration, ViewCalibration
-from clnet_model.preprocess import CanvasSpec, Panorama, Perspective, Pixels, roll_canvas, to_canvas
+from clnet_model.lens import Lens
+from clnet_model.preprocess import (
+    Camera,
+    CanvasSpec,
+    LensCamera,
+    Panorama,
+    Perspective,
+    Pixels,
+    roll_canvas,
+    to_canvas,
+)
 from clnet_model.turning import turned
 from serving.errors import InvalidRequest
 from serving.fuse import Floats, Fusion, Hypothesis, RankedPatch, Status, fuse, gather
@@ -72,8 +82,12 @@ class Query:
     """
 
     hfov_deg: float | None = None
-    """Horizontal field of view of a perspective photo; None for a panorama of the full turn."""
+    """Horizontal field of view of a perspective photo; None for a panorama, and with a lens."""
+    lens: Lens | None = None
+    """Intrinsics of the camera, where they are known."""
     pitch_deg: float = 0.0
+    roll_deg: float = 0.0
+    """With a lens; a perspective photo is level."""
     heading: HeadingPrior | None = None
     """None: unknown, all headings are tried."""
     prior: Prior | None = None
@@ -85,6 +99,11 @@ class Query:
     def __post_init__(self) -> None:
         _check_limit("max_hypotheses", self.max_hypotheses, 1, MAX_HYPOTHESES)
         _check_limit("max_candidate_patches", self.max_patches, 0, MAX_PATCHES)
+
+    @property
+    def seen_deg(self) -> float:
+        """Degrees of azimuth that the image shows."""
+        return self.lens.hfov_deg if self.lens is not None else self.hfov_deg or 360.0
 
 
 class Index(Protocol):
@@ -247,10 +266,14 @@ def conclude(
 def calibration_for(query: Query, calibration: Calibration) -> ViewCalibration:
     """What similarities mean for such a query."""
     heading_known = not covers_circle(query.heading, calibration.heading_step_deg)
-    return calibration.at(query.hfov_deg or 360.0, heading_known=heading_known)
+    return calibration.at(query.seen_deg, heading_known=heading_known)
 
 
-def _camera(query: Query, heading_deg: float) -> Panorama | Perspective:
+def _camera(query: Query, heading_deg: float) -> Camera:
+    if query.lens is not None:
+        return LensCamera(
+            heading_deg=heading_deg, lens=query.lens, pitch_deg=query.pitch_deg, roll_deg=query.roll_deg
+        )
     if query.hfov_deg is None:
         return Panorama(heading_deg=heading_deg)
     return Perspective(heading_deg=heading_deg, hfov_deg=query.hfov_deg, pitch_deg=query.pitch_deg)

@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from clnet_model.errors import BadCamera, BadImage, ModelError
+from clnet_model.errors import BadCamera, BadImage, BadLens, ModelError
 from serving.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -184,6 +184,8 @@ def _field_of(error: BaseException) -> str | None:
     match error:
         case InvalidRequest():
             return error.field
+        case BadLens():
+            return f"image.lens.{error.field}"
         case index_errors.BadPrior():
             return f"position_prior.{error.field}"
         case _:

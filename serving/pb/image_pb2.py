@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63lnet/geoloc/v1/image.proto\x12\x0f\x63lnet.geoloc.v1\"\x95\x01\n\x0bStreetImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x33\n\x08panorama\x18\x02 \x01(\x0b\x32\x1f.clnet.geoloc.v1.PanoramaCameraH\x00\x12\x39\n\x0bperspective\x18\x03 \x01(\x0b\x32\".clnet.geoloc.v1.PerspectiveCameraH\x00\x42\x08\n\x06\x63\x61mera\"\x10\n\x0ePanoramaCamera\"]\n\x11PerspectiveCamera\x12\x15\n\x08hfov_deg\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tpitch_deg\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_hfov_degB\x0c\n\n_pitch_degb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63lnet/geoloc/v1/image.proto\x12\x0f\x63lnet.geoloc.v1\"\xc2\x01\n\x0bStreetImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x33\n\x08panorama\x18\x02 \x01(\x0b\x32\x1f.clnet.geoloc.v1.PanoramaCameraH\x00\x12\x39\n\x0bperspective\x18\x03 \x01(\x0b\x32\".clnet.geoloc.v1.PerspectiveCameraH\x00\x12+\n\x04lens\x18\x04 \x01(\x0b\x32\x1b.clnet.geoloc.v1.LensCameraH\x00\x42\x08\n\x06\x63\x61mera\"\x10\n\x0ePanoramaCamera\"]\n\x11PerspectiveCamera\x12\x15\n\x08hfov_deg\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tpitch_deg\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_hfov_degB\x0c\n\n_pitch_deg\"\xda\x03\n\nLensCamera\x12\x15\n\x08width_px\x18\x01 \x01(\x05H\x01\x88\x01\x01\x12\x16\n\theight_px\x18\x02 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05\x66x_px\x18\x03 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05\x66y_px\x18\x04 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05\x63x_px\x18\x05 \x01(\x01H\x05\x88\x01\x01\x12\x12\n\x05\x63y_px\x18\x06 \x01(\x01H\x06\x88\x01\x01\x12@\n\rbrown_conrady\x18\x07 \x01(\x0b\x32\'.clnet.geoloc.v1.BrownConradyDistortionH\x00\x12\x42\n\x0ekannala_brandt\x18\x08 \x01(\x0b\x32(.clnet.geoloc.v1.KannalaBrandtDistortionH\x00\x12\x1a\n\rmax_angle_deg\x18\t \x01(\x01H\x07\x88\x01\x01\x12\x16\n\tpitch_deg\x18\n \x01(\x01H\x08\x88\x01\x01\x12\x15\n\x08roll_deg\x18\x0b \x01(\x01H\t\x88\x01\x01\x42\x0c\n\ndistortionB\x0b\n\t_width_pxB\x0c\n\n_height_pxB\x08\n\x06_fx_pxB\x08\n\x06_fy_pxB\x08\n\x06_cx_pxB\x08\n\x06_cy_pxB\x10\n\x0e_max_angle_degB\x0c\n\n_pitch_degB\x0b\n\t_roll_deg\"T\n\x16\x42rownConradyDistortion\x12\n\n\x02k1\x18\x01 \x01(\x01\x12\n\n\x02k2\x18\x02 \x01(\x01\x12\n\n\x02p1\x18\x03 \x01(\x01\x12\n\n\x02p2\x18\x04 \x01(\x01\x12\n\n\x02k3\x18\x05 \x01(\x01\"I\n\x17KannalaBrandtDistortion\x12\n\n\x02k1\x18\x01 \x01(\x01\x12\n\n\x02k2\x18\x02 \x01(\x01\x12\n\n\x02k3\x18\x03 \x01(\x01\x12\n\n\x02k4\x18\x04 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.pb.image_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STREETIMAGE']._serialized_start=49
-  _globals['_STREETIMAGE']._serialized_end=198
-  _globals['_PANORAMACAMERA']._serialized_start=200
-  _globals['_PANORAMACAMERA']._serialized_end=216
-  _globals['_PERSPECTIVECAMERA']._serialized_start=218
-  _globals['_PERSPECTIVECAMERA']._serialized_end=311
+  _globals['_STREETIMAGE']._serialized_end=243
+  _globals['_PANORAMACAMERA']._serialized_start=245
+  _globals['_PANORAMACAMERA']._serialized_end=261
+  _globals['_PERSPECTIVECAMERA']._serialized_start=263
+  _globals['_PERSPECTIVECAMERA']._serialized_end=356
+  _globals['_LENSCAMERA']._serialized_start=359
+  _globals['_LENSCAMERA']._serialized_end=833
+  _globals['_BROWNCONRADYDISTORTION']._serialized_start=835
+  _globals['_BROWNCONRADYDISTORTION']._serialized_end=919
+  _globals['_KANNALABRANDTDISTORTION']._serialized_start=921
+  _globals['_KANNALABRANDTDISTORTION']._serialized_end=994
 # @@protoc_insertion_point(module_scope)

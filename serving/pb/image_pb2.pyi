@@ -25,6 +25,7 @@ class StreetImage(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     PANORAMA_FIELD_NUMBER: _builtins.int
     PERSPECTIVE_FIELD_NUMBER: _builtins.int
+    LENS_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """Encoded JPEG, PNG or WebP file, at most 20 MB and 64 megapixels. EXIF orientation is honoured; EXIF
     position is ignored: send it as a position prior if it should be used. Never logged, never written to disk.
@@ -35,7 +36,11 @@ class StreetImage(_message.Message):
 
     @_builtins.property
     def perspective(self) -> Global___PerspectiveCamera:
-        """Ordinary rectilinear photo."""
+        """Ordinary rectilinear photo of which the field of view is known."""
+
+    @_builtins.property
+    def lens(self) -> Global___LensCamera:
+        """Photo of a calibrated camera, with the distortion of its lens: dashcams, wide angles and fisheyes too."""
 
     def __init__(
         self,
@@ -43,12 +48,13 @@ class StreetImage(_message.Message):
         data: _builtins.bytes = ...,
         panorama: Global___PanoramaCamera | None = ...,
         perspective: Global___PerspectiveCamera | None = ...,
+        lens: Global___LensCamera | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "panorama", b"panorama", "perspective", b"perspective"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "lens", b"lens", "panorama", b"panorama", "perspective", b"perspective"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "data", b"data", "panorama", b"panorama", "perspective", b"perspective"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "data", b"data", "lens", b"lens", "panorama", b"panorama", "perspective", b"perspective"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_camera: _TypeAlias = _typing.Literal["panorama", "perspective"]  # noqa: Y015
+    _WhichOneofReturnType_camera: _TypeAlias = _typing.Literal["panorama", "perspective", "lens"]  # noqa: Y015
     _WhichOneofArgType_camera: _TypeAlias = _typing.Literal["camera", b"camera"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_camera) -> _WhichOneofReturnType_camera | None: ...
 
@@ -105,3 +111,196 @@ class PerspectiveCamera(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pitch_deg) -> _WhichOneofReturnType__pitch_deg | None: ...
 
 Global___PerspectiveCamera: _TypeAlias = PerspectiveCamera  # noqa: Y015
+
+@_typing.final
+class LensCamera(_message.Message):
+    """Camera of which a calibration is known. Its heading, where one is given or found, is that of its optical axis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIDTH_PX_FIELD_NUMBER: _builtins.int
+    HEIGHT_PX_FIELD_NUMBER: _builtins.int
+    FX_PX_FIELD_NUMBER: _builtins.int
+    FY_PX_FIELD_NUMBER: _builtins.int
+    CX_PX_FIELD_NUMBER: _builtins.int
+    CY_PX_FIELD_NUMBER: _builtins.int
+    BROWN_CONRADY_FIELD_NUMBER: _builtins.int
+    KANNALA_BRANDT_FIELD_NUMBER: _builtins.int
+    MAX_ANGLE_DEG_FIELD_NUMBER: _builtins.int
+    PITCH_DEG_FIELD_NUMBER: _builtins.int
+    ROLL_DEG_FIELD_NUMBER: _builtins.int
+    width_px: _builtins.int
+    """Width of the images that the calibration is for, pixels, 16 to 100000. Required. An image that was resized
+    as a whole needs no other calibration; one that was cropped or turned does. An image with an EXIF
+    orientation is turned upright first.
+    """
+    height_px: _builtins.int
+    """Height of the images that the calibration is for, pixels, 16 to 100000. Required."""
+    fx_px: _builtins.float
+    """Horizontal focal length, pixels. Required. With distortion brown_conrady or none the image must see 5 to 170
+    degrees from its left to its right edge, with kannala_brandt 5 to 220.
+    """
+    fy_px: _builtins.float
+    """Vertical focal length, pixels. Required."""
+    cx_px: _builtins.float
+    """Principal point, pixels from the left edge of the image. Required. OpenCV counts from the centre of the
+    first pixel: add 0.5 to its values; COLMAP counts from the edge.
+    """
+    cy_px: _builtins.float
+    """Principal point, pixels from the upper edge of the image. Required."""
+    max_angle_deg: _builtins.float
+    """Largest angle from the optical axis that the lens images, degrees, 3 to 110: for fisheyes whose image circle
+    ends inside of the image. Unset: as far as image and distortion reach.
+    """
+    pitch_deg: _builtins.float
+    """Elevation of the optical axis above the horizon, degrees, -60 to 60. Unset: level."""
+    roll_deg: _builtins.float
+    """Rotation around the optical axis, degrees, -180 to 180; positive where the camera's right side is lowered,
+    so that the horizon rises to the right of the image. Unset: none.
+    """
+    @_builtins.property
+    def brown_conrady(self) -> Global___BrownConradyDistortion:
+        """Ordinary lenses, up to about 120 degrees."""
+
+    @_builtins.property
+    def kannala_brandt(self) -> Global___KannalaBrandtDistortion:
+        """Wide-angle and fisheye lenses."""
+
+    def __init__(
+        self,
+        *,
+        width_px: _builtins.int | None = ...,
+        height_px: _builtins.int | None = ...,
+        fx_px: _builtins.float | None = ...,
+        fy_px: _builtins.float | None = ...,
+        cx_px: _builtins.float | None = ...,
+        cy_px: _builtins.float | None = ...,
+        brown_conrady: Global___BrownConradyDistortion | None = ...,
+        kannala_brandt: Global___KannalaBrandtDistortion | None = ...,
+        max_angle_deg: _builtins.float | None = ...,
+        pitch_deg: _builtins.float | None = ...,
+        roll_deg: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cx_px", b"_cx_px", "_cy_px", b"_cy_px", "_fx_px", b"_fx_px", "_fy_px", b"_fy_px", "_height_px", b"_height_px", "_max_angle_deg", b"_max_angle_deg", "_pitch_deg", b"_pitch_deg", "_roll_deg", b"_roll_deg", "_width_px", b"_width_px", "brown_conrady", b"brown_conrady", "cx_px", b"cx_px", "cy_px", b"cy_px", "distortion", b"distortion", "fx_px", b"fx_px", "fy_px", b"fy_px", "height_px", b"height_px", "kannala_brandt", b"kannala_brandt", "max_angle_deg", b"max_angle_deg", "pitch_deg", b"pitch_deg", "roll_deg", b"roll_deg", "width_px", b"width_px"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cx_px", b"_cx_px", "_cy_px", b"_cy_px", "_fx_px", b"_fx_px", "_fy_px", b"_fy_px", "_height_px", b"_height_px", "_max_angle_deg", b"_max_angle_deg", "_pitch_deg", b"_pitch_deg", "_roll_deg", b"_roll_deg", "_width_px", b"_width_px", "brown_conrady", b"brown_conrady", "cx_px", b"cx_px", "cy_px", b"cy_px", "distortion", b"distortion", "fx_px", b"fx_px", "fy_px", b"fy_px", "height_px", b"height_px", "kannala_brandt", b"kannala_brandt", "max_angle_deg", b"max_angle_deg", "pitch_deg", b"pitch_deg", "roll_deg", b"roll_deg", "width_px", b"width_px"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cx_px: _TypeAlias = _typing.Literal["cx_px"]  # noqa: Y015
+    _WhichOneofArgType__cx_px: _TypeAlias = _typing.Literal["_cx_px", b"_cx_px"]  # noqa: Y015
+    _WhichOneofReturnType__cy_px: _TypeAlias = _typing.Literal["cy_px"]  # noqa: Y015
+    _WhichOneofArgType__cy_px: _TypeAlias = _typing.Literal["_cy_px", b"_cy_px"]  # noqa: Y015
+    _WhichOneofReturnType__fx_px: _TypeAlias = _typing.Literal["fx_px"]  # noqa: Y015
+    _WhichOneofArgType__fx_px: _TypeAlias = _typing.Literal["_fx_px", b"_fx_px"]  # noqa: Y015
+    _WhichOneofReturnType__fy_px: _TypeAlias = _typing.Literal["fy_px"]  # noqa: Y015
+    _WhichOneofArgType__fy_px: _TypeAlias = _typing.Literal["_fy_px", b"_fy_px"]  # noqa: Y015
+    _WhichOneofReturnType__height_px: _TypeAlias = _typing.Literal["height_px"]  # noqa: Y015
+    _WhichOneofArgType__height_px: _TypeAlias = _typing.Literal["_height_px", b"_height_px"]  # noqa: Y015
+    _WhichOneofReturnType__max_angle_deg: _TypeAlias = _typing.Literal["max_angle_deg"]  # noqa: Y015
+    _WhichOneofArgType__max_angle_deg: _TypeAlias = _typing.Literal["_max_angle_deg", b"_max_angle_deg"]  # noqa: Y015
+    _WhichOneofReturnType__pitch_deg: _TypeAlias = _typing.Literal["pitch_deg"]  # noqa: Y015
+    _WhichOneofArgType__pitch_deg: _TypeAlias = _typing.Literal["_pitch_deg", b"_pitch_deg"]  # noqa: Y015
+    _WhichOneofReturnType__roll_deg: _TypeAlias = _typing.Literal["roll_deg"]  # noqa: Y015
+    _WhichOneofArgType__roll_deg: _TypeAlias = _typing.Literal["_roll_deg", b"_roll_deg"]  # noqa: Y015
+    _WhichOneofReturnType__width_px: _TypeAlias = _typing.Literal["width_px"]  # noqa: Y015
+    _WhichOneofArgType__width_px: _TypeAlias = _typing.Literal["_width_px", b"_width_px"]  # noqa: Y015
+    _WhichOneofReturnType_distortion: _TypeAlias = _typing.Literal["brown_conrady", "kannala_brandt"]  # noqa: Y015
+    _WhichOneofArgType_distortion: _TypeAlias = _typing.Literal["distortion", b"distortion"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cx_px) -> _WhichOneofReturnType__cx_px | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cy_px) -> _WhichOneofReturnType__cy_px | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fx_px) -> _WhichOneofReturnType__fx_px | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fy_px) -> _WhichOneofReturnType__fy_px | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__height_px) -> _WhichOneofReturnType__height_px | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_angle_deg) -> _WhichOneofReturnType__max_angle_deg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pitch_deg) -> _WhichOneofReturnType__pitch_deg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__roll_deg) -> _WhichOneofReturnType__roll_deg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width_px) -> _WhichOneofReturnType__width_px | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_distortion) -> _WhichOneofReturnType_distortion | None: ...
+
+Global___LensCamera: _TypeAlias = LensCamera  # noqa: Y015
+
+@_typing.final
+class BrownConradyDistortion(_message.Message):
+    """OpenCV's standard model with five coefficients (plumb bob), of the image plane at distance 1. Rays beyond the
+    angle at which the polynomial stops to grow are taken as not seen. Unset coefficients are 0.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    K1_FIELD_NUMBER: _builtins.int
+    K2_FIELD_NUMBER: _builtins.int
+    P1_FIELD_NUMBER: _builtins.int
+    P2_FIELD_NUMBER: _builtins.int
+    K3_FIELD_NUMBER: _builtins.int
+    k1: _builtins.float
+    """Radial, of the second power."""
+    k2: _builtins.float
+    """Radial, of the fourth power."""
+    p1: _builtins.float
+    """Tangential, vertical."""
+    p2: _builtins.float
+    """Tangential, horizontal."""
+    k3: _builtins.float
+    """Radial, of the sixth power."""
+    def __init__(
+        self,
+        *,
+        k1: _builtins.float = ...,
+        k2: _builtins.float = ...,
+        p1: _builtins.float = ...,
+        p2: _builtins.float = ...,
+        k3: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["k1", b"k1", "k2", b"k2", "k3", b"k3", "p1", b"p1", "p2", b"p2"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BrownConradyDistortion: _TypeAlias = BrownConradyDistortion  # noqa: Y015
+
+@_typing.final
+class KannalaBrandtDistortion(_message.Message):
+    """OpenCV's fisheye model: the distance from the principal point as a polynomial of the angle from the optical
+    axis. All 0 is the equidistant fisheye. Rays beyond the angle at which the polynomial stops to grow are taken
+    as not seen.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    K1_FIELD_NUMBER: _builtins.int
+    K2_FIELD_NUMBER: _builtins.int
+    K3_FIELD_NUMBER: _builtins.int
+    K4_FIELD_NUMBER: _builtins.int
+    k1: _builtins.float
+    """Of the third power of the angle."""
+    k2: _builtins.float
+    """Of the fifth power of the angle."""
+    k3: _builtins.float
+    """Of the seventh power of the angle."""
+    k4: _builtins.float
+    """Of the ninth power of the angle."""
+    def __init__(
+        self,
+        *,
+        k1: _builtins.float = ...,
+        k2: _builtins.float = ...,
+        k3: _builtins.float = ...,
+        k4: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["k1", b"k1", "k2", b"k2", "k3", b"k3", "k4", b"k4"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KannalaBrandtDistortion: _TypeAlias = KannalaBrandtDistortion  # noqa: Y015

@@ -14,7 +14,7 @@ import yaml
 
 from cli.options import Settings
 from cli.serve import serve
-from serving.app import DEFAULT_PORT
+from serving.options import DEFAULT_PORT
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "infra" / "Dockerfile"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from serving.admission import Admission
-from serving.errors import Overloaded
+from serving.errors import Overloaded, Unready
 
 
 def test_what_is_too_much_is_refused_at_once():
@@ -35,3 +37,26 @@ def test_the_hint_grows_with_the_time_that_requests_take():
                 now[0] += took_s
         hints.append(room.retry_after_s)
     assert hints == [pytest.approx(0.1), pytest.approx(0.5, rel=0.05), pytest.approx(4.0, rel=0.05)]
+
+
+def test_a_closed_room_is_left_but_not_entered():
+    async def close_while_busy() -> tuple[int, int]:
+        room = Admission(2)
+        with room.enter():
+            closing = asyncio.create_task(room.close(5.0))
+            await asyncio.sleep(0.05)
+            assert not closing.done()
+            with pytest.raises(Unready):
+                room.enter().__enter__()
+        return await closing, room.inside
+
+    assert asyncio.run(close_while_busy()) == (0, 0)
+
+
+def test_closing_a_room_does_not_wait_for_ever():
+    async def close_in_vain() -> int:
+        room = Admission(2)
+        with room.enter():
+            return await room.close(0.05)
+
+    assert asyncio.run(close_in_vain()) == 1

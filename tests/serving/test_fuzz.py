@@ -117,6 +117,39 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
+INTRINSICS = ("fx_px", "fy_px", "cx_px", "cy_px", "max_angle_deg", "pitch_deg", "roll_deg")
+slight = st.floats(-0.3, 0.3)
+distortions = {
+    "brown_conrady": st.builds(
+        image_pb2.BrownConradyDistortion, k1=slight, k2=slight, p1=slight, p2=slight, k3=slight
+    ),
+    "kannala_brandt": st.builds(
+        image_pb2.KannalaBrandtDistortion, k1=slight, k2=slight, k3=slight, k4=slight
+    ),
+}
+
+
+@st.composite
+def lens_cameras(draw: st.DrawFn) -> image_pb2.LensCamera:
+    """A camera that might be, with up to two of its numbers replaced by any."""
+    focal_px = draw(st.floats(8.0, 60.0))
+    camera = image_pb2.LensCamera(
+        width_px=64, height_px=32, fx_px=focal_px, fy_px=focal_px, cx_px=draw(st.floats(20, 44)), cy_px=16.0
+    )
+    kind = draw(st.sampled_from([*distortions, None]))
+    if kind is not None:
+        getattr(camera, kind).CopyFrom(draw(distortions[kind]))
+    for _ in range(draw(st.integers(0, 2))):
+        match draw(st.integers(0, 3)):
+            case 0:
+                setattr(camera, draw(st.sampled_from(["width_px", "height_px"])), draw(st.integers(-5, 200)))
+            case 1 if kind is not None:
+                setattr(getattr(camera, kind), draw(st.sampled_from(["k1", "k2", "k3"])), draw(numbers))
+            case _:
+                setattr(camera, draw(st.sampled_from(INTRINSICS)), draw(st.floats(-60, 60) | numbers))
+    return camera
+
+
 pictures = st.one_of(damaged(), st.binary(max_size=300))
 requests = st.builds(
     localization_service_pb2.LocalizeRequest,
@@ -127,6 +160,7 @@ requests = st.builds(
             data=st.sampled_from(IMAGES),
             perspective=st.builds(image_pb2.PerspectiveCamera, hfov_deg=numbers, pitch_deg=numbers),
         ),
+        st.builds(image_pb2.StreetImage, data=st.sampled_from(IMAGES), lens=lens_cameras()),
         st.builds(image_pb2.StreetImage, data=pictures),
     ),
     heading_prior=st.one_of(
@@ -175,6 +209,14 @@ AMOUNTS = [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(
 @pytest.mark.parametrize("examples", AMOUNTS)
 def test_requests_of_any_content(encoder, index, examples):
     fuzzed(requests, lambda request: answer(request, encoder, index), examples)
+
+
+@pytest.mark.parametrize("examples", AMOUNTS)
+def test_lenses_of_any_numbers(encoder, index, examples):
+    """A good image and no prior: the canvas is reached as often as the numbers allow."""
+    images = st.builds(image_pb2.StreetImage, data=st.sampled_from(IMAGES), lens=lens_cameras())
+    asked = st.builds(localization_service_pb2.LocalizeRequest, image=images)
+    fuzzed(asked, lambda request: answer(request, encoder, index), examples)
 
 
 @pytest.mark.parametrize("examples", AMOUNTS)

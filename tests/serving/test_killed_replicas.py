@@ -13,10 +13,11 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from serving.app import APPLICATION, Service, ServiceOptions, running
+from serving.app import APPLICATION, Service, running
 from serving.client import Client, Retries, is_passing, retry_hint_s, status_of
 from serving.edge import request_from
 from serving.locate import HeadingPrior, Query
+from serving.options import ServiceOptions
 from serving.pb.localization_service_pb2_grpc import LocalizationServiceStub
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import ExifTags, Image
 
-from cli.locate import field_of_view, read_image
+from cli.errors import BadOption
+from cli.locate import read_image
+from cli.locate_camera import CameraOptions, field_of_view, optics_of, read_lens
 from cli.locate_prior import PriorOptions, parse_position, position_prior
-from clnet_model.errors import BadImage
+from clnet_model.errors import BadImage, BadLens
+from clnet_model.lens import BrownConrady, KannalaBrandt, Lens
 from serving.errors import InvalidRequest
 from serving.exif import gps_of, size_of
 from spatial_index.geojson import from_bbox
@@ -123,3 +126,108 @@ def test_the_shape_tells_panoramas_from_photos(jpeg):
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(InvalidRequest, match="cannot be read"):
         read_image(tmp_path / "nothing.jpg")
+
+
+OPENCV = {
+    "image_width": 1920, "image_height": 1080, "camera_matrix": [[1130, 0, 955], [0, 1120, 541], [0, 0, 1]],
+    "distortion_coefficients": [-0.31, 0.12, 0.0002, -0.0004, -0.02],
+}  # fmt: skip
+COLMAP = {
+    "model": "OPENCV_FISHEYE", "width": 1280, "height": 960,
+    "params": [350, 351, 641.5, 478.0, -0.01, 0.002, -0.001, 0.0001],
+}  # fmt: skip
+ROS = {
+    **OPENCV, "distortion_model": "equidistant",
+    "camera_matrix": {"rows": 3, "cols": 3, "data": [700, 0, 955, 0, 700, 541, 0, 0, 1]},
+    "distortion_coefficients": {"rows": 1, "cols": 4, "data": [-0.01, 0.002, 0, 0]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def calibration(tmp_path):
+    def write(document) -> Path:
+        path = tmp_path / "camera.json"
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
+        return path
+
+    return write
+
+
+def test_a_calibration_of_opencv_counts_from_the_centre_of_the_first_pixel(calibration):
+    assert read_lens(calibration(OPENCV)) == Lens(
+        width_px=1920, height_px=1080, fx_px=1130.0, fy_px=1120.0, cx_px=955.5, cy_px=541.5,
+        distortion=BrownConrady(k1=-0.31, k2=0.12, p1=0.0002, p2=-0.0004, k3=-0.02),
+    )  # fmt: skip
+
+
+def test_a_camera_of_colmap_counts_from_the_edge(calibration):
+    assert read_lens(calibration({**COLMAP, "max_angle_deg": 95})) == Lens(
+        width_px=1280, height_px=960, fx_px=350.0, fy_px=351.0, cx_px=641.5, cy_px=478.0, max_angle_deg=95.0,
+        distortion=KannalaBrandt(k1=-0.01, k2=0.002, k3=-0.001, k4=0.0001),
+    )  # fmt: skip
+
+
+def test_a_fisheye_of_ros_is_kannala_brandts(calibration):
+    lens = read_lens(calibration(ROS))
+    assert lens.distortion == KannalaBrandt(k1=-0.01, k2=0.002)
+    assert lens.fx_px == lens.fy_px == 700.0
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "distortion"),
+    [
+        ("SIMPLE_PINHOLE", [900, 640, 480], BrownConrady()),
+        ("PINHOLE", [900, 900, 640, 480], BrownConrady()),
+        ("SIMPLE_RADIAL", [900, 640, 480, -0.1], BrownConrady(k1=-0.1)),
+        ("RADIAL", [900, 640, 480, -0.1, 0.01], BrownConrady(k1=-0.1, k2=0.01)),
+        ("OPENCV", [900, 900, 640, 480, -0.1, 0.01, 1e-3, 2e-3],
+         BrownConrady(k1=-0.1, k2=0.01, p1=1e-3, p2=2e-3)),
+        ("SIMPLE_RADIAL_FISHEYE", [900, 640, 480, 0.02], KannalaBrandt(k1=0.02)),
+        ("RADIAL_FISHEYE", [900, 640, 480, 0.02, 0.01], KannalaBrandt(k1=0.02, k2=0.01)),
+    ],
+)  # fmt: skip
+def test_the_models_of_colmap(calibration, model, params, distortion):
+    lens = read_lens(calibration({"model": model, "width": 1280, "height": 960, "params": params}))
+    assert lens.distortion == distortion
+    assert (lens.fx_px, lens.fy_px, lens.cx_px, lens.cy_px) == (900.0, 900.0, 640.0, 480.0)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "no json",
+        "[]",
+        "3",
+        "{}",
+        {**OPENCV, "camera_matrix": [1, 2]},
+        {**OPENCV, "camera_matrix": [[1130, 5, 955], [0, 1120, 541], [0, 0, 1]]},
+        {**OPENCV, "camera_matrix": None},
+        {**OPENCV, "image_width": "wide"},
+        {**OPENCV, "distortion_model": "thin_prism"},
+        {**OPENCV, "distortion_coefficients": [0, 0, 0, 0, 0, 0.1]},
+        {**COLMAP, "model": "FULL_OPENCV"},
+        {**COLMAP, "params": [1, 2]},
+        {**COLMAP, "params": {"fx": 1}},
+        {**COLMAP, "width": float("inf")},
+    ],
+)
+def test_a_file_that_is_no_calibration_is_one_line(calibration, document):
+    with pytest.raises(InvalidRequest, match="--intrinsics"):
+        read_lens(calibration(document))
+
+
+def test_a_calibration_that_no_camera_has_names_the_value(calibration):
+    with pytest.raises(BadLens, match="cx_px"):
+        read_lens(calibration({**COLMAP, "params": [350, 350, 6000, 478, 0, 0, 0, 0]}))
+
+
+def test_intrinsics_say_all_about_the_camera(jpeg, calibration):
+    path = calibration(OPENCV)
+    optics = optics_of(jpeg(), CameraOptions(intrinsics=path, pitch_deg=3.0, roll_deg=-2.0))
+    assert (optics.hfov_deg, optics.pitch_deg, optics.roll_deg) == (None, 3.0, -2.0)
+    assert optics.lens == read_lens(path)
+    for options in ({"hfov_deg": 60.0}, {"panorama": True}):
+        with pytest.raises(BadOption, match="--intrinsics"):
+            optics_of(jpeg(), CameraOptions(intrinsics=path, **options))
+    with pytest.raises(BadOption, match="--roll"):
+        optics_of(jpeg(), CameraOptions(roll_deg=2.0))

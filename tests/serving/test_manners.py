@@ -19,12 +19,13 @@ from google.rpc import error_details_pb2
 from google.type.latlng_pb2 import LatLng
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from serving.app import Service, ServiceOptions, running
+from serving.app import Service, running
 from serving.auth import ApiKey, Scope, digest_of
 from serving.client import Client, Retries, retry_hint_s, status_of
 from serving.edge import request_from
 from serving.errors import CallFailed
 from serving.locate import HeadingPrior, Query
+from serving.options import ServiceOptions
 from serving.pb import (
     answer_pb2,
     geometry_pb2,

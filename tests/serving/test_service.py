@@ -17,11 +17,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 
-from serving.app import Service, ServiceOptions, check_port, free_port, running, start_service
+from serving.app import Service, check_port, free_port, running, start_service
 from serving.client import Client
 from serving.edge import request_from
 from serving.errors import AlreadyServing, CallFailed, PortInUse
 from serving.locate import HeadingPrior, Query
+from serving.options import ServiceOptions
 from serving.pb import answer_pb2
 from serving.pb.localization_service_pb2_grpc import LocalizationServiceStub
 from spatial_index.errors import StoreInUse, StoreMissing

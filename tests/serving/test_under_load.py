@@ -23,17 +23,16 @@ from ray import cloudpickle
 from clnet_model.encoder import load_encoder
 from serving.app import (
     Service,
-    ServiceOptions,
-    build_application,
     deploy,
     free_port,
-    open_index_of,
     wait_until_serving,
 )
 from serving.client import Client, Retries, retry_hint_s, status_of
+from serving.deployments import build_application, open_index_of
 from serving.edge import request_from
 from serving.errors import CallFailed
 from serving.locate import HeadingPrior, Query
+from serving.options import ServiceOptions
 from serving.pb.localization_service_pb2_grpc import LocalizationServiceStub
 
 NORTH = Query(heading=HeadingPrior(heading_deg=0.0))
@@ -192,11 +191,10 @@ def test_the_place_of_one_who_left_is_free(slow, small_world):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="in a Ray that others share, shutting Serve down closes its proxy before it drains")
 def test_stopping_waits_for_what_is_in_work(slow, small_world):
     """Every request that was taken is answered; what comes later is refused by a typed error."""
     quiet(slow)
-    answers, errors = [], []
+    answers, errors, late = [], [], []
 
     def attempt():
         try:
@@ -204,14 +202,32 @@ def test_stopping_waits_for_what_is_in_work(slow, small_world):
         except grpc.RpcError as error:
             errors.append(error)
 
+    def keep_calling():
+        while not stopped.is_set():
+            with pytest.raises(grpc.RpcError) as caught:
+                call(slow, small_world.image, timeout=5.0)
+            late.append(caught.value)
+            time.sleep(0.05)
+
     threads = [threading.Thread(target=attempt) for _ in range(ROOM)]
     for thread in threads:
         thread.start()
     time.sleep(1.5 * BATCH_S)
-    slow.service.stop()
+    stopped = threading.Event()
+    stopping = threading.Thread(target=slow.service.stop)
+    stopping.start()
+    with ThreadPoolExecutor(1) as pool:
+        calling = pool.submit(keep_calling)
+        stopping.join()
+        stopped.set()
+        calling.result()
     for thread in threads:
         thread.join()
     assert not errors
     assert len(answers) == ROOM
+    refused = {error.code() for error in late}
+    assert grpc.StatusCode.UNAVAILABLE in refused
+    assert refused <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert any(retry_hint_s(error) for error in late)  # by us, before the proxy was gone
     with Client(slow.service.target, retries=Retries(attempts=1)) as client, pytest.raises(CallFailed):
         client.localize(small_world.image, NORTH, timeout_s=2.0)
