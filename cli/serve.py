@@ -6,18 +6,27 @@ import contextlib
 import io
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import DEFAULT_STORE, CheckpointOption, Settings, StoreOption
+from cli.options import (
+    DEFAULT_STORE,
+    CheckpointOption,
+    JobsOption,
+    Settings,
+    StoreOption,
+    open_store_from_options,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from serving.app import Service
     from serving.auth import ApiKey
+    from serving.job_replica import OpenOperations
 
 
 def serve(
@@ -58,6 +67,13 @@ def serve(
     trace_file: Annotated[
         Path | None, typer.Option(help="Append trace spans as lines of JSON.", show_default=False)
     ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take ingests and fleets over gRPC; they may read this folder.", show_default=False
+        ),
+    ] = None,
+    jobs: JobsOption = None,
 ) -> None:
     """Serve localization over gRPC until Ctrl-C or SIGTERM."""
     from serving.app import running
@@ -65,10 +81,16 @@ def serve(
     from serving.tracing import TraceSettings
 
     settings = Settings()
+    open_jobs = _job_opener(inputs, jobs or store.parent / "jobs", checkpoint)
+    if open_jobs is not None:
+        with open_store_from_options(store, create=True):  # the first region may come with a job
+            pass
     options = ServiceOptions(
         store=store,
         store_url=settings.qdrant_url,
         store_api_key=settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None,
+        store_shards=settings.qdrant_shards,
+        store_replicas=settings.qdrant_replicas,
         checkpoint=checkpoint,
         port=port,
         public=public,
@@ -86,6 +108,7 @@ def serve(
         keys=api_keys(settings),
         audit_log=audit_log,
         shadow_share=shadow_share,
+        open_operations=open_jobs,
         traces=TraceSettings(
             otlp_endpoint=settings.otlp_endpoint, file=trace_file.absolute() if trace_file else None
         ),
@@ -129,6 +152,23 @@ def api_keys(settings: Settings) -> tuple[ApiKey, ...]:
     return ()
 
 
+def _job_opener(inputs: Path | None, jobs: Path, checkpoint: Path | None) -> OpenOperations | None:
+    from cli.errors import BadOption
+
+    if inputs is None:
+        return None
+    if not inputs.is_dir():
+        raise BadOption("--inputs", f"{inputs} is no folder; make it, and put there what jobs may read")
+    from cli.operations import open_operations
+
+    return partial(
+        open_operations,
+        inputs=inputs.absolute(),
+        jobs=jobs.absolute(),
+        checkpoint=checkpoint.absolute() if checkpoint else None,
+    )
+
+
 def announce(service: Service) -> None:
     """Say where the service answers, from what, and how to try it."""
     typer.echo(f"ready on {service.target}, model {service.model_digest}")
@@ -141,7 +181,7 @@ def announce(service: Service) -> None:
                 err=True,
             )
     if not service.regions:
-        typer.echo("  no regions yet: stop, `clnet ingest REGION PATH...`, start again")
+        typer.echo("  no regions yet: stop and `clnet ingest REGION PATH...`, or start with --inputs")
     typer.echo(f"try: clnet locate PHOTO.jpg --server {service.target}")
     typer.echo(f"     grpcurl -plaintext {service.target} list")
     typer.echo("stop with Ctrl-C")

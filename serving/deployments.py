@@ -130,4 +130,10 @@ def load_encoder_of(checkpoint: Path | None) -> Encoder:
 
 def open_index_of(options: ServiceOptions) -> RegionStore:
     """The store, opened inside its replica."""
-    return open_store(directory=options.store, url=options.store_url, api_key=options.store_api_key)
+    return open_store(
+        directory=options.store,
+        url=options.store_url,
+        api_key=options.store_api_key,
+        shards=options.store_shards,
+        replicas=options.store_replicas,
+    )

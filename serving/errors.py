@@ -9,6 +9,7 @@ ServingError
 ├── JobsDisabled         the service takes no long jobs
 ├── UnknownOperation     no long job has this name
 ├── Unfinished           a long job that has no result to show
+├── JobFailed            a long job that ended without a result
 ├── NotOffered           a call of a standard service that this one leaves out
 ├── DeadlineExceeded     the request's time budget has passed
 ├── StreamIdle           a sequence on which no image comes any more
@@ -135,6 +136,18 @@ class Unfinished(ServingError):
 
     def __str__(self) -> str:
         return f"operation {self.name!r} {self.problem}"
+
+
+class JobFailed(ServingError):
+    """A long job that ended without a result, as its client learns it."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
 
 
 class NotOffered(ServingError):

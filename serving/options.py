@@ -20,6 +20,10 @@ class ServiceOptions:
     """Folder of the embedded store; unused with `store_url`."""
     store_url: str | None = None
     store_api_key: str | None = None
+    store_shards: int | None = None
+    """Parts that a server spreads the generations of jobs over; None: its own choice."""
+    store_replicas: int | None = None
+    """Copies of each part."""
     checkpoint: Path | None = None
     """None: the shipped one."""
     port: int = DEFAULT_PORT

@@ -106,6 +106,21 @@ class ResultsWriter:
             self._waiting = []
 
 
+def read_rows(path: Path, first: int, count: int) -> tuple[list[dict[str, Any]], int]:
+    """`count` rows of a result from number `first` on, and how many it has. Reads the groups they lie in."""
+    with pq.ParquetFile(path) as file:
+        groups, start, rows = [], 0, file.metadata.num_rows
+        for number in range(file.num_row_groups):
+            end = start + file.metadata.row_group(number).num_rows
+            if start < first + count and end > first:
+                groups.append((number, start))
+            start = end
+        if not groups:
+            return [], rows
+        table = file.read_row_groups([number for number, _ in groups])
+        return table.slice(first - groups[0][1], count).to_pylist(), rows
+
+
 def given_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     """What the result keeps of a manifest's row."""
     return {name: row[name] for name in KEPT} | {f"given_{name}": row[name] for name in GIVEN}

@@ -222,16 +222,39 @@ class Jobs:
             UnknownJob: there is none of that id.
             BadJob: the record cannot be read.
         """
-        folder = self.folder(job_id)
-        self._load(job_id)
         try:
-            with _owned(folder) as run_name:
-                record = self._load(job_id)
-                if not record.state.done:
-                    RunningJob(folder, record, run_name).enter(JobState.CANCELLED)
+            with self._idle(job_id) as job:
+                if not job.record.state.done:
+                    job.enter(JobState.CANCELLED)
         except JobInUse:
+            folder = self.folder(job_id)
             (folder / "cancel").write_text(_text(folder / "lock"))
         return self.read(job_id)
+
+    def requeue(self, job_id: str) -> JobRecord:
+        """Have a job that has ended wait for another run.
+
+        Raises:
+            UnknownJob: there is none of that id.
+            JobInUse: it runs.
+            BadJob: the record cannot be read.
+        """
+        with self._idle(job_id) as job:
+            job.record = replace(job.record, progress=JobProgress(), result=None)
+            job.enter(JobState.PENDING)
+        return job.record
+
+    def fail(self, job_id: str, error: JobFailure) -> JobRecord:
+        """Note that a job which nobody runs cannot be run.
+
+        Raises:
+            UnknownJob: there is none of that id.
+            JobInUse: it runs.
+            BadJob: the record cannot be read.
+        """
+        with self._idle(job_id) as job:
+            job.enter(JobState.FAILED, error)
+        return job.record
 
     @contextmanager
     def run(self, job_id: str) -> Iterator[RunningJob]:
@@ -244,14 +267,19 @@ class Jobs:
             JobInUse: it runs already.
             BadJob: the record cannot be read.
         """
+        with self._idle(job_id) as job:
+            job.record = replace(job.record, progress=JobProgress(), result=None)
+            job.enter(JobState.RUNNING)
+            with _outcome_recorded(job):
+                yield job
+
+    @contextmanager
+    def _idle(self, job_id: str) -> Iterator[RunningJob]:
+        """A job that nobody else touches for the time of the block."""
         folder = self.folder(job_id)
-        self._load(job_id)
+        self._load(job_id)  # no folder is made for one that does not exist
         with _owned(folder) as run_name:
-            record = replace(self._load(job_id), progress=JobProgress(), result=None)
-            running = RunningJob(folder, record, run_name)
-            running.enter(JobState.RUNNING)
-            with _outcome_recorded(running):
-                yield running
+            yield RunningJob(folder, self._load(job_id), run_name)
 
     def _load(self, job_id: str) -> JobRecord:
         path = self.folder(job_id) / "job.json"

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from workers.chunks import Chunks
 from workers.fleet_results import ResultsWriter, given_columns
-from workers.jobs import Jobs, RunningJob
+from workers.jobs import JobRecord, Jobs, RunningJob
 from workers.manifest import Manifest
 
 KIND = "relocalize"
@@ -113,9 +113,7 @@ def relocalize(
         WorkerError: a worker died or the cluster is not there.
         ModelError, SpatialIndexError: as named.
     """
-    job_id = job_id_of(manifest, localizer)
-    spec = {"manifest": manifest.digest, "images": manifest.table.num_rows, **localizer.identity}
-    jobs.create(job_id, KIND, spec)
+    job_id = record_job(manifest, localizer, jobs).id
     with jobs.run(job_id) as job:
         chunks = Chunks(jobs.folder(job_id) / "chunks", manifest.table)
         if not resume:
@@ -136,10 +134,16 @@ def relocalize(
     return report
 
 
+def record_job(manifest: Manifest, localizer: Localizer, jobs: Jobs) -> JobRecord:
+    """The record of a fleet's job, made with the first call."""
+    spec = {"manifest": manifest.digest, "images": manifest.table.num_rows, **localizer.identity}
+    return jobs.create(job_id_of(manifest, localizer), KIND, spec)
+
+
 def job_id_of(manifest: Manifest, localizer: Localizer) -> str:
     """The same work has the same id, so that starting it again is going on with it."""
     identity = repr((manifest.digest, sorted(localizer.identity.items())))
-    return f"relocalize-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    return f"{KIND}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 def embed_missing(

@@ -133,7 +133,7 @@ class IngestRegionResponse(_message.Message):
     indexed_patch_count: _builtins.int
     """Patches that can be found."""
     embedded_patch_count: _builtins.int
-    """Patches embedded by this run; the others were kept from an earlier one."""
+    """Planned patches that this run cut and embedded; the others were kept from an earlier one."""
     already_live: _builtins.bool
     """True when the same build was live already and nothing was done."""
     area_km2: _builtins.float

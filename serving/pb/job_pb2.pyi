@@ -74,7 +74,7 @@ class JobMetadata(_message.Message):
     total_count: _builtins.int
     """What there is to do; 0 until that is known."""
     unit: _builtins.str
-    """"patches" or "images"."""
+    """"patches", "images embedded" or "images located"."""
     region: _builtins.str
     """Region that an ingest builds. Empty for other jobs."""
     @_builtins.property

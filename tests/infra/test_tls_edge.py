@@ -15,7 +15,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from serving.client import Client, Retries
+from serving.calling import Retries
+from serving.client import Client
 from serving.errors import CallFailed
 from serving.locate import Query
 from serving.pb import localization_service_pb2, region_service_pb2

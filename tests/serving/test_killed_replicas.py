@@ -14,7 +14,8 @@ import pytest
 from google.rpc import error_details_pb2
 
 from serving.app import APPLICATION, Service, running
-from serving.client import Client, Retries, is_passing, retry_hint_s, status_of
+from serving.calling import Retries, is_passing, retry_hint_s, status_of
+from serving.client import Client
 from serving.edge import request_from
 from serving.locate import HeadingPrior, Query
 from serving.options import ServiceOptions

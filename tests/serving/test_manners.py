@@ -21,14 +21,17 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from serving.app import Service, running
 from serving.auth import ApiKey, Scope, digest_of
-from serving.client import Client, Retries, retry_hint_s, status_of
+from serving.calling import Retries, retry_hint_s, status_of
+from serving.client import Client
 from serving.edge import request_from
 from serving.errors import CallFailed
+from serving.job_client import JobClient
 from serving.locate import HeadingPrior, Query
 from serving.options import ServiceOptions
 from serving.pb import (
     answer_pb2,
     geometry_pb2,
+    ingestion_service_pb2,
     localization_service_pb2,
     prior_pb2,
     region_service_pb2,
@@ -39,7 +42,12 @@ from serving.pb.region_service_pb2_grpc import RegionServiceStub
 from serving.tracing import TraceSettings
 
 NORTH = Query(heading=HeadingPrior(heading_deg=0.0))
-KEYS = {"reader": "key-of-the-reader", "admin": "key-of-the-admin", "slow": "key-of-the-slow-one"}
+KEYS = {
+    "reader": "key-of-the-reader",
+    "admin": "key-of-the-admin",
+    "slow": "key-of-the-slow-one",
+    "builder": "key-of-the-builder",
+}
 ONCE = Retries(attempts=1)
 
 
@@ -83,6 +91,7 @@ def watched(ray_session, small_world, tmp_path_factory):
             key("reader", Scope.LOCATE),
             key("admin", Scope.LOCATE, Scope.ADMIN),
             key("slow", Scope.LOCATE, requests_per_minute=10.0),
+            key("builder", Scope.INGEST),
         ),
         audit_log=folder / "audit.jsonl",
         traces=TraceSettings(file=folder / "spans.jsonl"),
@@ -446,3 +455,13 @@ def test_prometheus_gets_the_metrics(watched, ray_session, reader, small_world):
         missing = {name for name in wanted if name not in ours}
         time.sleep(0.5)
     assert not missing
+
+
+def test_a_service_without_a_folder_of_inputs_takes_no_jobs(watched):
+    with JobClient(watched.target, api_key=KEYS["builder"], retries=ONCE) as client:
+        for call in (
+            lambda: client.ingest_region(ingestion_service_pb2.IngestRegionRequest(region="a", sheets=["b"])),
+            lambda: list(client.operations()),
+        ):
+            with pytest.raises(CallFailed, match=r"FAILED_PRECONDITION.*--inputs"):
+                call()

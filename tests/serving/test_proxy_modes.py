@@ -21,7 +21,8 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from serving.client import Client, Retries, status_of
+from serving.calling import Retries, status_of
+from serving.client import Client
 from serving.edge import request_from
 from serving.errors import CallFailed
 from serving.locate import HeadingPrior, Query

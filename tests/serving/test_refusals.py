@@ -98,6 +98,7 @@ def test_every_serving_error_is_decided_in_the_table():
         errors.AlreadyServing,
         errors.NotReady,
         errors.CallFailed,
+        errors.JobFailed,
         OutOfCoverage,
     }
     decided = {kind for kind, _ in CODES}

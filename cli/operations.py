@@ -1,0 +1,198 @@
+"""The service's long jobs: takes orders, carries them out one after the other, and knows how they stand.
+
+What an order was is kept beside its job's record, so that the next start goes on where this one ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cli.job_orders import RESULTS, Work, Workshop, fleet_result, order_from_json, order_to_json
+from serving.errors import Unfinished, UnknownOperation
+from serving.operations import ImagePage, Operation, Order, State
+from spatial_index.files import read_json, write_json
+from spatial_index.store import Store
+from workers.errors import BadJob, JobCancelled, JobInUse, UnknownJob, WorkerError
+from workers.fleet_results import read_rows
+from workers.jobs import INTERRUPTED, JobFailure, JobRecord, Jobs, JobState
+from workers.relocalize import KIND as RELOCALIZE
+
+ORDER = "order.json"
+
+logger = logging.getLogger(__name__)
+
+
+def open_operations(store: Store, *, inputs: Path, jobs: Path, checkpoint: Path | None) -> OperationQueue:
+    """The service's long jobs, and a thread that does them. Called inside the replica that has them."""
+    queue = OperationQueue(Workshop(inputs=inputs, jobs=Jobs(jobs), store=store, checkpoint=checkpoint))
+    queue.go_on()
+    threading.Thread(target=queue.work_off, name="jobs", daemon=True).start()
+    return queue
+
+
+class OperationQueue:
+    """`serving.operations.Operations` on `workers`."""
+
+    def __init__(self, shop: Workshop) -> None:
+        self._shop = shop
+        self._jobs = shop.jobs
+        self._changed = threading.Condition()  # guards what follows
+        self._waiting: deque[str] = deque()
+        self._planned: dict[str, Work] = {}
+        self._current: str | None = None
+        self._stopped: set[str] = set()
+
+    def submit(self, order: Order) -> Operation:
+        """See `Operations.submit`."""
+        work = self._shop.planned(order)
+        record = work.record()
+        with self._changed:
+            if not self._is_queued(record.id) and not work.is_done(record):
+                write_json(self._jobs.folder(record.id) / ORDER, order_to_json(order))
+                self._enqueue(record.id, work)
+        return self.get(record.id)
+
+    def get(self, operation_id: str) -> Operation:
+        """See `Operations.get`."""
+        return self._operation(self._record(operation_id))
+
+    def list(self) -> list[Operation]:
+        """See `Operations.list`."""
+        return [self._operation(record) for record in self._jobs.list() if self._is_ordered(record.id)]
+
+    def cancel(self, operation_id: str) -> None:
+        """See `Operations.cancel`."""
+        record = self._record(operation_id)
+        with self._changed:
+            if record.id in self._waiting:
+                self._waiting.remove(record.id)
+                self._planned.pop(record.id, None)
+            if record.id == self._current:
+                self._stopped.add(record.id)
+            self._jobs.cancel(record.id)
+
+    def images(self, operation_id: str, first: int, count: int) -> ImagePage:
+        """See `Operations.images`."""
+        record = self._record(operation_id)
+        if record.kind != RELOCALIZE:
+            raise Unfinished(record.id, "localizes no images; give one of a fleet")
+        if record.state is not JobState.SUCCEEDED:
+            raise Unfinished(record.id, f"is {record.state}; wait until it has SUCCEEDED")
+        rows, total = read_rows(self._jobs.folder(record.id) / RESULTS, first, count)
+        return ImagePage(rows=rows, total=total)
+
+    def go_on(self) -> None:
+        """Queue what an earlier process left undone, the oldest first."""
+        with self._changed:
+            for record in reversed(self._jobs.list()):
+                interrupted = record.error is not None and record.error.reason == INTERRUPTED
+                if self._is_ordered(record.id) and (record.state is JobState.PENDING or interrupted):
+                    self._enqueue(record.id)
+
+    def work_off(self) -> None:
+        """Carry out what is queued, for ever."""
+        while True:
+            self.work_once()
+
+    def work_once(self) -> None:
+        """Wait for a job and carry it out. What stops it is in its record, and stops nothing else."""
+        job_id, work = self._next()
+        try:
+            self._carry_out(job_id, work)
+        except JobCancelled:
+            logger.info("job %s was cancelled", job_id)
+        except Exception as error:
+            logger.warning("job %s failed: %s: %s", job_id, type(error).__name__, error)
+            self._note(job_id, error)
+        finally:
+            with self._changed:
+                self._current = None
+                self._stopped.discard(job_id)
+
+    def _next(self) -> tuple[str, Work | None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting)
+            self._current = self._waiting.popleft()
+            return self._current, self._planned.pop(self._current, None)
+
+    def _carry_out(self, job_id: str, work: Work | None) -> None:
+        if work is None:  # ordered from an earlier process
+            work = self._shop.planned(self._order(job_id))
+            if work.job_id != job_id:
+                raise BadJob(job_id, "was ordered for other inputs than are there now", "submit it again")
+
+        def check() -> None:
+            if job_id in self._stopped:
+                raise JobCancelled(job_id)
+
+        check()
+        work.carry_out(check)
+
+    def _note(self, job_id: str, error: Exception) -> None:
+        """Have a job that failed before its run began say so."""
+        try:
+            if not self._jobs.read(job_id).state.done:
+                self._jobs.fail(job_id, JobFailure(reason=type(error).__name__, message=str(error)))
+        except WorkerError as unwritten:
+            logger.warning("job %s: its failure cannot be noted: %s", job_id, unwritten)
+
+    def _enqueue(self, job_id: str, work: Work | None = None) -> None:
+        try:
+            self._jobs.requeue(job_id)
+        except JobInUse:
+            return  # another program runs this very job
+        if work is not None:
+            self._planned[job_id] = work
+        self._waiting.append(job_id)
+        self._changed.notify()
+
+    def _is_queued(self, job_id: str) -> bool:
+        return job_id in self._waiting or job_id == self._current
+
+    def _is_ordered(self, job_id: str) -> bool:
+        return (self._jobs.folder(job_id) / ORDER).is_file()
+
+    def _order(self, job_id: str) -> Order:
+        try:
+            return order_from_json(read_json(self._jobs.folder(job_id) / ORDER))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadJob(
+                job_id, f"has an order that cannot be read ({error!r})", "submit it again"
+            ) from error
+
+    def _record(self, operation_id: str) -> JobRecord:
+        try:
+            record = self._jobs.read(operation_id)
+        except (UnknownJob, BadJob) as error:
+            raise UnknownOperation(operation_id) from error
+        if not self._is_ordered(record.id):
+            raise UnknownOperation(operation_id)
+        return record
+
+    def _operation(self, record: JobRecord) -> Operation:
+        return Operation(
+            id=record.id,
+            kind="relocalize" if record.kind == RELOCALIZE else "ingest",
+            state=State(str(record.state)),
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+            done=record.progress.done,
+            total=record.progress.total,
+            unit=record.progress.unit,
+            region=str(record.spec.get("region", "")),
+            error=record.error.message if record.error else None,
+            reason=record.error.reason if record.error else None,
+            result=self._result(record),
+        )
+
+    def _result(self, record: JobRecord) -> Mapping[str, Any] | None:
+        if record.state is not JobState.SUCCEEDED:
+            return None
+        if record.kind == RELOCALIZE:
+            return fleet_result(self._jobs.folder(record.id), record)
+        return record.result
