@@ -26,6 +26,11 @@ class Admission:
         self._mean_s = 0.5
 
     @property
+    def is_closed(self) -> bool:
+        """Nobody is let in any more."""
+        return self._is_closed
+
+    @property
     def inside(self) -> int:
         """Requests being worked on."""
         return self._inside

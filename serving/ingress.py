@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from ray.serve.handle import DeploymentHandle
@@ -20,8 +19,8 @@ from ray.serve.handle import DeploymentHandle
 from serving.auth import Scope
 from serving.coverage import survey
 from serving.edge import region_names
-from serving.errors import UnknownService
 from serving.gate import Call, Gate, GateSettings, Rpc
+from serving.health import HealthCheck
 from serving.job_rpcs import JobRpcs
 from serving.localizer import LOCALIZE, LOCALIZE_STREAM, Localizer
 from serving.once import RequestKey
@@ -38,14 +37,6 @@ from serving.region_messages import (
 )
 from serving.replicas import EncoderFacts
 from spatial_index.records import RegionInfo
-
-SERVICES = (
-    "clnet.geoloc.v1.LocalizationService",
-    "clnet.geoloc.v1.RegionService",
-    "clnet.geoloc.v1.IngestionService",
-    "clnet.geoloc.v1.RelocalizationService",
-)
-HEALTH_SERVICES = ("", *SERVICES)
 
 GET_COVERAGE = Rpc(name="GetCoverage", scope=Scope.LOCATE)
 LIST_REGIONS = Rpc(name="ListRegions", scope=Scope.LOCATE)
@@ -79,6 +70,7 @@ class Ingress(JobRpcs):
         self._localizer = Localizer(
             encoder, index, facts=self._facts, gate=self._gate, timeout_s=timeout_s, max_inside=max_inside
         )
+        self._health = HealthCheck(encoder, index, self._localizer.room)
         await self._localizer.warm_up()
 
     async def Localize(
@@ -201,22 +193,29 @@ class Ingress(JobRpcs):
     ) -> health_pb2.HealthCheckResponse:
         """grpc.health.v1.Health.Check: SERVING when encoder and index answer."""
         empty = health_pb2.HealthCheckResponse()
-        return await self._gate.unary(HEALTH, grpc_context, lambda _: self._check(request), empty)
+        return await self._gate.unary(
+            HEALTH, grpc_context, lambda _: self._health.check(request.service), empty
+        )
 
     async def List(
         self, request: health_pb2.HealthListRequest, grpc_context: RayServegRPCContext
     ) -> health_pb2.HealthListResponse:
         """grpc.health.v1.Health.List"""
         empty = health_pb2.HealthListResponse()
-        return await self._gate.unary(HEALTH, grpc_context, lambda _: self._list_health(), empty)
+        return await self._gate.unary(HEALTH, grpc_context, lambda _: self._health.list(), empty)
 
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """grpc.health.v1.Health.Watch is refused, as the health protocol allows; poll Check instead."""
-        grpc_context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        grpc_context.set_details("Watch is not offered; poll grpc.health.v1.Health/Check")
-        yield health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+        """grpc.health.v1.Health.Watch"""
+        replies = self._gate.stream(
+            HEALTH,
+            grpc_context,
+            lambda _: self._health.watch(request.service),
+            lambda _: health_pb2.HealthCheckResponse(),
+        )
+        async for reply in replies:
+            yield reply
 
     async def drain(self, longest_s: float) -> int:
         """Take no more images, and wait for those in work; how many are left after the time. No RPC."""
@@ -242,16 +241,6 @@ class Ingress(JobRpcs):
             change, key if request.request_id else None, content, self._facts.digest
         )
         return changed
-
-    async def _check(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
-        if request.service not in HEALTH_SERVICES:
-            raise UnknownService(request.service[:128])
-        await asyncio.gather(self._encoder.facts.remote(), self._index.regions.remote())
-        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
-
-    async def _list_health(self) -> health_pb2.HealthListResponse:
-        state = await self._check(health_pb2.HealthCheckRequest())
-        return health_pb2.HealthListResponse(statuses=dict.fromkeys(HEALTH_SERVICES, state))
 
 
 def _message_of(region: RegionInfo | None) -> region_service_pb2.Region | None:

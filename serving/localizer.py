@@ -69,7 +69,7 @@ class Localizer:
         self._facts = facts
         self._gate = gate
         self._timeout_s = timeout_s
-        self._room = Admission(max_inside)
+        self.room = Admission(max_inside)
         self._once: Once[Localized] = Once(finish=False)
 
     async def warm_up(self) -> None:
@@ -80,7 +80,7 @@ class Localizer:
 
     async def drain(self, longest_s: float) -> int:
         """Take no more images, and wait for those in work; how many are left after the time."""
-        return await self._room.close(longest_s)
+        return await self.room.close(longest_s)
 
     async def localize(self, request: localization_service_pb2.LocalizeRequest, call: Call) -> Localized:
         call.record.request_id = request.request_id[:128] or None
@@ -113,13 +113,13 @@ class Localizer:
 
     async def _answer(self, data: bytes, query: Query, timeout_s: float) -> Answer:
         """One image within its time, if there is room for it."""
-        with self._room.enter():
-            self._gate.metrics.in_flight(self._room.inside)
+        with self.room.enter():
+            self._gate.metrics.in_flight(self.room.inside)
             try:
                 async with time_limit(timeout_s) as deadline_s:
                     answer = await self._locate(data, query, deadline_s)
             finally:
-                self._gate.metrics.in_flight(self._room.inside - 1)
+                self._gate.metrics.in_flight(self.room.inside - 1)
         self._gate.metrics.answer(answer.status.name, answer.plan, answer.timings_ms)
         return answer
 

@@ -210,6 +210,17 @@ def test_health_is_serving(channel):
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+def test_health_is_watched(channel):
+    health = health_pb2_grpc.HealthStub(channel)
+    for name, state in (
+        ("clnet.geoloc.v1.RegionService", health_pb2.HealthCheckResponse.SERVING),
+        ("other", health_pb2.HealthCheckResponse.SERVICE_UNKNOWN),
+    ):
+        watching = health.Watch(health_pb2.HealthCheckRequest(service=name), timeout=30.0)
+        assert next(watching).status == state
+        watching.cancel()
+
+
 def test_reflection_lists_the_services(channel):
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
