@@ -61,6 +61,7 @@ bench-search: setup
 
 bench-fleet: setup
 	$(BIN)/python benchmarks/fleet.py
+	$(BIN)/python benchmarks/fleet_plot.py
 
 proto: setup
 	$(BIN)/python infra/protoc.py
