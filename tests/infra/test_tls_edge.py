@@ -14,10 +14,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.longrunning import operations_pb2
+from google.longrunning.operations_pb2_grpc import OperationsServicer, add_OperationsServicer_to_server
 
 from serving.calling import Retries
 from serving.client import Client
 from serving.errors import CallFailed
+from serving.job_client import JobClient
 from serving.locate import Query
 from serving.pb import localization_service_pb2, region_service_pb2
 from serving.pb.localization_service_pb2_grpc import (
@@ -57,6 +60,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+class Operations(OperationsServicer):
+    """Long jobs behind nginx: every name is one that is done."""
+
+    def GetOperation(self, request, context):
+        return operations_pb2.Operation(name=request.name, done=True)
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,7 @@ def edge(tmp_path_factory) -> Iterator[Edge]:
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 64 * 2**20)])
     add_LocalizationServiceServicer_to_server(upstream, server)
     add_RegionServiceServicer_to_server(upstream, server)
+    add_OperationsServicer_to_server(Operations(), server)
     (folder / "nginx.conf").write_text(
         conf_for(folder, listen=listen, upstream=server.add_insecure_port("127.0.0.1:0"))
     )
@@ -164,6 +175,11 @@ def test_sequences_pass_in_both_directions(client):
     for number, frame in enumerate(frames):
         frame.capture_time.seconds = number + 1
     assert [answer.capture_time.seconds for answer in client.follow(frames)] == [1, 2, 3]
+
+
+def test_long_jobs_pass(edge):
+    with JobClient(edge.target, tls=edge.certificate, api_key="k", retries=ONCE) as jobs:
+        assert jobs.operation("operations/one").done
 
 
 def test_errors_keep_their_code_and_details(edge):
