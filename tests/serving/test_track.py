@@ -221,7 +221,10 @@ def test_time_must_go_on():
 )
 def test_estimates_are_positions_on_earth_whatever_comes(gap_s, distance_m, lat, lng, shares):
     places = [LngLat(lng=lng, lat=lat)] * len(shares)
-    sighting = Sighting(status=Status.AMBIGUOUS, positions=places, probabilities=shares, sigma_m=SIGMA_M)
+    probabilities = [share / max(1.0, sum(shares)) for share in shares]  # of one posterior
+    sighting = Sighting(
+        status=Status.AMBIGUOUS, positions=places, probabilities=probabilities, sigma_m=SIGMA_M
+    )
     track = Track(particles=200)
     track.advance(0.0, sighting)
     point = track.advance(gap_s, sighting, Odometry(distance_m=distance_m))
