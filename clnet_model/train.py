@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from clnet_model.augment import Augmenter, Batch
+from clnet_model.augment import Augmenter, Batch, noise_field
 from clnet_model.collective import ALONE, World
 from clnet_model.data import GeoPairs
 from clnet_model.encoder import TorchEncoder
@@ -60,6 +60,7 @@ class Run:
     unfinished: ResumeStore
     state: TrainState
     sampler: NeighbourhoodSampler
+    noise: torch.Tensor
 
     def resume(self) -> float:
         """Go on where an unfinished run of the same settings was left; the seconds it had spent, 0 for a
@@ -180,7 +181,7 @@ class Run:
         """These rows, augmented as strongly as this share of the run asks for."""
         config = self.config
         strengths = config.augment.scaled(0.3 + 0.7 * config.hardness(share))
-        augmenter = Augmenter(strengths, config.model.canvas, seed=seed, world=self.world)
+        augmenter = Augmenter(strengths, config.model.canvas, seed=seed, world=self.world, noise=self.noise)
         return augmenter(self.pairs[rows.city], rows)
 
 
@@ -220,6 +221,7 @@ def fit(
             unfinished=unfinished or ResumeFile(out),
             state=state,
             sampler=NeighbourhoodSampler(pairs, config.sampler, seed=config.seed),
+            noise=noise_field(config.seed, world.device),
         )
         clock = Clock(config.budget, spent_s=run.resume())
         with MetricsLog(out, fresh=state.step == 0, silent=not world.first) as log:

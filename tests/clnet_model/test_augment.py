@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from clnet_model.augment import AugmentConfig, Augmenter, WorldTurn
+from clnet_model.augment import AugmentConfig, Augmenter, WorldTurn, noise_field
 from clnet_model.data import GeoPairs
 from clnet_model.preprocess import CanvasSpec
 from clnet_model.sampling import BatchRows
@@ -92,3 +93,12 @@ def test_scaling_weakens_appearance_and_keeps_geometry() -> None:
     half = AugmentConfig().scaled(0.5)
     assert half.colour_mix == AugmentConfig().colour_mix / 2
     assert half.turns
+
+
+def test_batches_of_a_run_may_share_one_field_of_noise(toy_city: Callable[..., GeoPairs]) -> None:
+    city, rows = one_place(toy_city)
+    field = noise_field(3, torch.device("cpu"))
+    own, shared = (
+        Augmenter(AugmentConfig(), SPEC, seed=3, noise=noise)(city, rows) for noise in (None, field)
+    )
+    assert own.patches.equal(shared.patches)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from clnet_model.augment import Batch
+from clnet_model.augment import Batch, noise_field
 from clnet_model.collective import ALONE, World, summed
 from clnet_model.data import GeoPairs, load_pairs
 from clnet_model.errors import BadConfig
@@ -40,6 +40,7 @@ def run_of(city: GeoPairs, config: TrainConfig, out: Path, world: World = ALONE)
         unfinished=ResumeFile(out),
         state=start(config, world),
         sampler=NeighbourhoodSampler([city], config.sampler, seed=config.seed),
+        noise=noise_field(config.seed, world.device),
     )
 
 

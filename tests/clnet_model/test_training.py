@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clnet_model.augment import AugmentConfig
+from clnet_model.augment import AugmentConfig, noise_field
 from clnet_model.checkpoint import load_checkpoint, save_checkpoint
 from clnet_model.collective import ALONE
 from clnet_model.data import GeoPairs
@@ -58,6 +58,7 @@ def run_in(city: GeoPairs) -> Callable[[TrainConfig, Path], Run]:
             unfinished=ResumeFile(out),
             state=start(config),
             sampler=NeighbourhoodSampler([city], config.sampler, seed=config.seed),
+            noise=noise_field(config.seed, ALONE.device),
         )
 
     return make
