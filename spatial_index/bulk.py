@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -178,8 +178,10 @@ class HeldPoints:
         best = best[np.argsort(-scores[best], kind="stable")]
         hits = self._gallery.hits
         return [
-            replace(hits[one if rows is None else rows[one]], score=float(scores[one]))
-            for one in best.tolist()
+            hits[row]._replace(score=score)
+            for row, score in zip(
+                (best if rows is None else rows[best]).tolist(), scores[best].tolist(), strict=True
+            )
         ]
 
 

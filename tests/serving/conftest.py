@@ -108,7 +108,7 @@ class FakeIndex:
         # exp(-d²/2σ²) with σ = 10 m after a softmax of temperature 0.05, as training asks for
         scores = self.similarity - 0.05 * self.away_m**2 / (2 * 10.0**2) - 0.01 * off_deg
         best = passing[np.argsort(-scores[passing], kind="stable")[:limit]]
-        return [replace(self.hits[row], score=float(scores[row])) for row in best]
+        return [self.hits[row]._replace(score=float(scores[row])) for row in best]
 
 
 def hit_on(patch: Patch, *, region: str, generation: str, score: float = 0.0) -> PatchHit:

@@ -78,7 +78,7 @@ def test_noise_moves_the_position_by_metres_not_by_strides(make_hit):
     for _ in range(100):
         east, north = rng.uniform(-0.5, 0.5, 2)
         clean = bump(make_hit, east=east, north=north)
-        noisy = [replace(hit, score=hit.score + 0.035 * rng.normal()) for hit in clean]
+        noisy = [hit._replace(score=hit.score + 0.035 * rng.normal()) for hit in clean]
         errors_m.append(metres(fused(noisy).hypotheses[0].position, between(make_hit, east, north)))
     assert np.median(errors_m) < 5.0
 
