@@ -216,8 +216,7 @@ def _project(image: Pixels, camera: Perspective, spec: CanvasSpec) -> Pixels:
     u = width_px / 2.0 + focal_px * right / depth
     v = height_px / 2.0 - focal_px * up / depth
     seen = ahead & (u >= 0) & (u <= width_px) & (v >= 0) & (v <= height_px)
-    rgb = _bilinear(shrunk, u - 0.5, v - 0.5)
-    return _mask_cleanly(np.dstack([rgb, np.where(seen, 255, 0).astype(np.uint8)]))
+    return _sampled(shrunk, u - 0.5, v - 0.5, seen)
 
 
 def _project_lens(image: Pixels, camera: LensCamera, spec: CanvasSpec) -> Pixels:
@@ -235,8 +234,7 @@ def _project_lens(image: Pixels, camera: LensCamera, spec: CanvasSpec) -> Pixels
             "send an image that shows the horizon",
         )
     across, down = shrunk.shape[1] / lens.width_px, shrunk.shape[0] / lens.height_px
-    rgb = _bilinear(shrunk, u * across - 0.5, v * down - 0.5)
-    return _mask_cleanly(np.dstack([rgb, np.where(seen, 255, 0).astype(np.uint8)]))
+    return _sampled(shrunk, u * across - 0.5, v * down - 0.5, seen)
 
 
 def _check_shape(lens: Lens, image: Pixels) -> None:
@@ -284,8 +282,18 @@ def _shrink_to(image: Pixels, focal_px: float, spec: CanvasSpec) -> Pixels:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
+def _sampled(
+    image: Pixels, x: NDArray[np.floating], y: NDArray[np.floating], seen: NDArray[np.bool_]
+) -> Pixels:
+    """The canvas (H, W, 4) whose pixels that are `seen` look up the image at `x`, `y`; each (H, W)."""
+    canvas = np.zeros((*seen.shape, 4), np.uint8)
+    canvas[seen, :3] = _bilinear(image, x[seen], y[seen])
+    canvas[seen, 3] = 255
+    return canvas
+
+
 def _bilinear(image: Pixels, x: NDArray[np.floating], y: NDArray[np.floating]) -> Pixels:
-    """Sample at pixel-centre coordinates (H, W), clamped to the border."""
+    """Sample at N pixel-centre coordinates, clamped to the border; (N, 3)."""
     height_px, width_px = image.shape[:2]
     x = np.clip(x, 0, width_px - 1)
     y = np.clip(y, 0, height_px - 1)
@@ -299,8 +307,8 @@ def _bilinear(image: Pixels, x: NDArray[np.floating], y: NDArray[np.floating]) -
 
 
 def _mask_cleanly(canvas: Pixels) -> Pixels:
-    """Mask strictly 0 or 255, colours 0 where nothing was seen."""
+    """Make the mask strictly 0 or 255, and colours 0 where nothing was seen; in place."""
     seen = canvas[..., 3] >= 128
-    canvas = np.where(seen[..., None], canvas, 0).astype(np.uint8)
+    canvas *= seen[..., None]
     canvas[..., 3] = np.where(seen, 255, 0)
     return canvas
