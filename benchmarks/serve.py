@@ -1,7 +1,7 @@
 """Latency, throughput and memory of the service, beside the same core without it.
 
     python benchmarks/serve.py --out benchmarks/results/serve.json
-    python benchmarks/serve.py --minutes 10        memory over ten minutes too
+    python benchmarks/serve.py --minutes 10        memory over ten minutes too, behind HAProxy
 
 Closed loop: so many clients ask one after the other. Open loop: requests come by chance at 70 % of the
 throughput that 32 clients reached. The encoder is the shipped one, or a stub that costs nothing, so that what
@@ -223,7 +223,7 @@ def measure_service(mode: str, encoder: str, store: Path, seconds: float, minute
     facts: dict[str, object] = {"server": mode, "encoder": encoder}
     try:
         rows = rows_of(target, facts, seconds, ray_memory_mb)
-        if minutes:
+        if minutes and facts == {"server": "haproxy", "encoder": "real"}:
             before_mb = ray_memory_mb()
             found = closed_loop(target, 8, 60.0 * minutes)
             rows.append({**facts, "loop": f"{minutes:g} min", "clients": 8, **found,
