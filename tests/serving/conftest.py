@@ -203,14 +203,22 @@ class SmallWorld:
         """Where the street image was taken."""
         return self.patches[len(self.patches) // 2].centre
 
-    def build(self, folder: Path, generations: tuple[str, ...], *, unfinished: tuple[str, ...] = ()) -> None:
-        """A store with the region `brig`; the generations are promoted one after the other."""
+    def build(
+        self,
+        folder: Path,
+        generations: tuple[str, ...],
+        *,
+        unfinished: tuple[str, ...] = (),
+        url: str | None = None,
+    ) -> None:
+        """A store with the region `brig`, in a folder or on a Qdrant server; the generations are promoted one
+        after the other."""
         encoder = load_encoder(self.checkpoint, device="cpu")
         canvas = to_canvas(decode_image(self.image), Panorama(heading_deg=0.0), encoder.canvas)
         vectors = np.random.default_rng(0).normal(size=(len(self.patches), encoder.dim)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors[len(self.patches) // 2] = encoder.embed_ground(canvas[None])[0]
-        with open_store(directory=folder, create=True) as store:
+        with open_store(directory=folder, url=url, create=True) as store:
             for name in (*generations, *unfinished):
                 spec = GenerationSpec(
                     region="brig", generation=name, model_digest=encoder.digest, dim=encoder.dim, zoom=20,
