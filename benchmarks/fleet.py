@@ -224,6 +224,14 @@ def done_event(log: Path) -> dict[str, Any]:
     return event
 
 
+def steady_per_s(log: Path, stage: str) -> float:
+    """Images a second once the workers run: from the first that are done to the last."""
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    done = [each for each in events if each.get("stage") == stage and each["done"]]
+    seconds = [datetime.fromisoformat(each["at"]).timestamp() for each in done]
+    return float((done[-1]["done"] - done[0]["done"]) / (seconds[-1] - seconds[0]))
+
+
 def killed_row(folder: Path, undisturbed: pa.Table) -> dict[str, Any]:
     """Kill the driver when half of the chunks are there; start again; compare every row."""
     chunks = -(-undisturbed.num_rows // 64)
@@ -244,8 +252,9 @@ def killed_row(folder: Path, undisturbed: pa.Table) -> dict[str, Any]:
     }
 
 
-def bare_row(manifest: Manifest, embed_s: float) -> dict[str, Any]:
-    """The whole embedding stage, Ray's start included, against the bare encoder on as many cores."""
+def bare_row(manifest: Manifest, embed_s: float, steady: float) -> dict[str, Any]:
+    """The embedding stage, with and without the start of its workers, against the bare encoder on as many
+    cores."""
     encoder = load_encoder(None)
     rows = manifest.table.to_pylist()[:: max(1, manifest.table.num_rows // IMAGES_BARE)]
     canvases = []
@@ -267,8 +276,10 @@ def bare_row(manifest: Manifest, embed_s: float) -> dict[str, Any]:
     return {
         "measured": "embedding",
         "images_per_s": _rounded(images_per_s),
+        "steady_images_per_s": _rounded(steady),
         "bare_encoder_images_per_s": _rounded(bare_per_s),
         "share_of_bare": _rounded(images_per_s / bare_per_s),
+        "steady_share_of_bare": _rounded(steady / bare_per_s),
     }
 
 
@@ -334,12 +345,13 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     return [
         quality_row("panorama", results, truth),
         quality_row("photo", results, truth),
-        bare_row(manifest, done["embed_s"]),
+        bare_row(manifest, done["embed_s"], steady_per_s(log, "embed")),
         {
             "measured": "whole job",
             "images": truth.num_rows,
             "images_per_s": _rounded(truth.num_rows / whole_s),
             "locate_ms": _rounded(1e3 * done["locate_s"] / truth.num_rows),
+            "steady_locate_ms": _rounded(1e3 / steady_per_s(log, "locate")),
         },
         search_row(folder, manifest),
         *rows,
