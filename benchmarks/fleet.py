@@ -63,6 +63,7 @@ METRES_PER_DEG = 111_200.0
 HEADING_ACCURACY_DEG = 15.0
 SEARCHES_COMPARED = 200
 IMAGES_BARE = 512
+BARE_ROUNDS = 5  # the fastest counts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,10 +269,13 @@ def bare_row(manifest: Manifest, embed_s: float, steady: float) -> dict[str, Any
         canvases.append(views.canvases)
     stack = np.concatenate(canvases)
     encoder.embed_ground(stack[:64])
-    started_s = time.perf_counter()
-    for first in range(0, len(stack), 64):
-        encoder.embed_ground(stack[first : first + 64])
-    bare_per_s = len(rows) / (time.perf_counter() - started_s)
+    taken_s = []
+    for _ in range(BARE_ROUNDS):
+        started_s = time.perf_counter()
+        for first in range(0, len(stack), 64):
+            encoder.embed_ground(stack[first : first + 64])
+        taken_s.append(time.perf_counter() - started_s)
+    bare_per_s = len(rows) / min(taken_s)
     images_per_s = manifest.table.num_rows / embed_s
     return {
         "measured": "embedding",
