@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -35,7 +36,6 @@ from reporting import write_results
 
 from clnet_model.checkpoint import SHIPPED
 from clnet_model.encoder import load_encoder
-from clnet_model.preprocess import decode_image
 from serving.app import (
     deploy,
     free_port,
@@ -44,7 +44,7 @@ from serving.app import (
 )
 from serving.deployments import build_application, open_index_of
 from serving.edge import query_from, request_from, response_from
-from serving.locate import HeadingPrior, Query, locate
+from serving.locate import HeadingPrior, Query, decoded, locate
 from serving.options import ServiceOptions
 from serving.pb.localization_service_pb2_grpc import (
     LocalizationServiceServicer,
@@ -236,7 +236,7 @@ def measure_service(mode: str, encoder: str, store: Path, seconds: float, minute
 class PlainServicer(LocalizationServiceServicer):
     """The same core in one process, without deployments, batches or manners."""
 
-    def __init__(self, encoder: object, index: object) -> None:
+    def __init__(self, encoder: Any, index: object) -> None:
         self._encoder, self._index = encoder, index
 
     async def Localize(self, request, context):  # type: ignore[no-untyped-def, override]
@@ -244,7 +244,8 @@ class PlainServicer(LocalizationServiceServicer):
         return await asyncio.to_thread(self._answer, request)
 
     def _answer(self, request):  # type: ignore[no-untyped-def]
-        query, image = query_from(request), decode_image(request.image.data)
+        query = query_from(request)
+        image = decoded(request.image.data, query, spec=self._encoder.canvas)
         return response_from(locate(image, query, encoder=self._encoder, index=self._index))
 
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clnet_model.calibration import Calibration
-from clnet_model.preprocess import decode_image
 from clnet_model.turning import turned
 from serving.fuse import Floats
-from serving.locate import Answer, Query, Vectors, Views, conclude, look_around, searches
+from serving.locate import Answer, Query, Vectors, Views, conclude, decoded, look_around, searches
 from spatial_index.store import SearchRequest, SearchResult
 
 if TYPE_CHECKING:
@@ -45,7 +44,8 @@ def look(data: bytes, query: Query, encoder: Encoder) -> Views:
         clnet_model.errors.ModelError: the image or camera cannot be used.
     """
     step_deg = encoder.calibration.heading_step_deg
-    return look_around(decode_image(data), query, spec=encoder.canvas, step_deg=step_deg, turns=encoder.turns)
+    image = decoded(data, query, spec=encoder.canvas)
+    return look_around(image, query, spec=encoder.canvas, step_deg=step_deg, turns=encoder.turns)
 
 
 def see(views: Sequence[Views], encoder: Encoder) -> list[Seen]:
