@@ -56,7 +56,8 @@ MAX_EVIDENCE = 256
 _SPREAD = 64
 _QUANTILES = (np.arange(_SPREAD) + 0.5) / _SPREAD
 _ANGLES = np.arange(_SPREAD) * np.pi * (3.0 - np.sqrt(5.0))
-_DIRECTIONS: Floats = np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (64, 2)
+_ALONG: Floats = np.cos(_ANGLES)  # (64,)
+_ACROSS: Floats = np.sin(_ANGLES)  # (64,)
 _SIDES: Floats = np.where(np.arange(_SPREAD) % 2, -1.0, 1.0)  # (64,)
 
 
@@ -257,14 +258,16 @@ def find_places(evidence: Evidence, posterior: Floats, *, at_least: int) -> list
     shares = np.bincount(owner, weights=posterior)  # of each peak; 0 where there is none
     peaks = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)]
     telling = int(np.searchsorted(np.cumsum(shares[peaks]), 1.0 - NEGLIGIBLE)) + 1
+    peaks = peaks[: max(telling, at_least)]
+    positions = mean_positions(centres, near[peaks] * posterior, centres[peaks])
     return [
         Place(
-            position=mean_position(centres[near[peak]], posterior[near[peak]], centres[peak]),
+            position=position,
             probability=float(shares[peak]),
             members=np.flatnonzero(owner == peak),
             heading_deg=refined_heading(evidence.similarities[peak], evidence.headings_deg),
         )
-        for peak in peaks[: max(telling, at_least)]
+        for peak, position in zip(peaks, positions, strict=True)
     ]
 
 
@@ -290,10 +293,9 @@ def radii_around(place: Place, places: Sequence[Place], calibration: ViewCalibra
     lngs = [other.position.lng for other in places]
     lats = [other.position.lat for other in places]
     away_m = distances_m(place.position, lngs, lats)  # (P,)
-    centres = np.column_stack([away_m, np.zeros_like(away_m)])  # (P, 2)
-    offsets = centres[:, None] + errors_m[:, None] * _DIRECTIONS  # (P, 64, 2)
+    off_m = np.hypot(away_m[:, None] + errors_m * _ALONG, errors_m * _ACROSS)  # (P, 64)
     weight = np.repeat([other.probability for other in places], _SPREAD)
-    r68_m, r95_m = weighted_quantiles(np.linalg.norm(offsets, axis=2).ravel(), weight, (0.68, 0.95))
+    r68_m, r95_m = weighted_quantiles(off_m.ravel(), weight, (0.68, 0.95))
     return r68_m, r95_m
 
 
@@ -375,14 +377,16 @@ def contradicts(prior: Prior | None, position: LngLat, peak: PatchHit) -> bool:
     return bool(outside.all())
 
 
-def mean_position(centres: Floats, weights: Floats, peak: Floats) -> LngLat:
-    """Weighted mean of patch centres (N, 2) around a peak (2,), all in EPSG:3857 metres, as WGS84."""
-    offset = weights @ _wrapped(centres - peak) / weights.sum()  # (2,)
-    x_m = (float(peak[0] + offset[0]) + WORLD_M / 2) % WORLD_M - WORLD_M / 2
-    return lnglat_at(x_m, float(peak[1] + offset[1]))
+def mean_positions(centres: Floats, weights: Floats, peaks: Floats) -> list[LngLat]:
+    """Means of the patch centres (K, 2) around each of the peaks (P, 2), all in EPSG:3857 metres, by the
+    weights (P, K), as WGS84."""
+    east, north = (centres[None, :, axis] - peaks[:, None, axis] for axis in (0, 1))  # each (P, K)
+    total = weights.sum(axis=1)
+    x_m = peaks[:, 0] + (weights * _wrapped(east)).sum(axis=1) / total
+    y_m = peaks[:, 1] + (weights * north).sum(axis=1) / total
+    return [lnglat_at(x, y) for x, y in zip(_wrapped(x_m).tolist(), y_m.tolist(), strict=True)]
 
 
-def _wrapped(offsets: Floats) -> Floats:
-    """Mercator offsets (…, 2) taken the short way around the Earth."""
-    offsets[..., 0] = (offsets[..., 0] + WORLD_M / 2) % WORLD_M - WORLD_M / 2
-    return offsets
+def _wrapped(east_m: Floats) -> Floats:
+    """Mercator metres eastwards, the short way around the Earth."""
+    return np.asarray((east_m + WORLD_M / 2) % WORLD_M - WORLD_M / 2)
