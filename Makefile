@@ -49,7 +49,9 @@ bench: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 bench-serve: setup
+	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benchmarks/serve.py --minutes 10
+	$(BIN)/python benchmarks/plots.py serve
 
 bench-ingest: setup
 	$(BIN)/python -m pip install --quiet --group bench
@@ -60,8 +62,9 @@ bench-search: setup
 	$(BIN)/python benchmarks/search.py
 
 bench-fleet: setup
+	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benchmarks/fleet.py
-	$(BIN)/python benchmarks/fleet_plot.py
+	$(BIN)/python benchmarks/plots.py fleet
 
 proto: setup
 	$(BIN)/python infra/protoc.py

@@ -27,6 +27,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from plots import draw_ingest
 from reporting import write_results
 
 CUT_PX = 128
@@ -55,7 +56,7 @@ def main() -> None:
         return
     rows = list(measure(args.sheets, args.job_zoom, args.rounds))
     write_results(args.out, rows)
-    draw(rows, args.plot)
+    draw_ingest(rows, args.plot)
     print_tables(rows)
 
 
@@ -388,37 +389,6 @@ def write_rate(job: Path, folder: Path) -> float:
 
 
 # What comes out
-
-
-def draw(rows: Sequence[Row], out: Path) -> None:
-    """Readers side by side, and memory and time over the size of the region."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    readers = [row for row in rows if "reader" in row]
-    names = list(dict.fromkeys(row["reader"] for row in readers))
-    for offset, zoom in enumerate(ZOOMS):
-        rates = [row["patches_per_s"] for row in readers if row["zoom"] == zoom]
-        bars = left.barh(np.arange(len(names)) + 0.4 * offset, rates, 0.38, label=f"zoom {zoom}")
-        left.bar_label(bars, fmt="{:,.0f}", padding=3)
-    left.set(yticks=np.arange(len(names)) + 0.2, yticklabels=names, xscale="log")
-    left.set_title("read and cut, patches a second of one core")
-    left.set_xlim(right=left.get_xlim()[1] * 3)
-    left.legend()
-    jobs = [row for row in rows if row["stage"] == "whole job"]
-    sizes = [row["planned"] for row in jobs]
-    for who, colour in (("driver", "C0"), ("largest_worker", "C1")):
-        for kind, style in (("rss", "o-"), ("own", "o:")):
-            what = "resident" if kind == "rss" else "without pages of files"
-            label = f"{who.replace('_', ' ')}, {what}"
-            right.plot(sizes, [row[f"{who}_{kind}_mb"] for row in jobs], style, color=colour, label=label)
-    right.set(xscale="log", xlabel="patches planned", ylabel="peak memory, MB", ylim=(0, None))
-    right.set_title("memory as the region grows ×1, ×4, ×16")
-    right.legend()
-    figure.savefig(out, dpi=110)
 
 
 def print_tables(rows: Sequence[Row]) -> None:

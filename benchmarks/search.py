@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reporting import write_results
+from reporting import cpu, write_results
 from search_contenders import OURS, RIVALS, contender_of, memory_mb, needs_server
 from search_world import SHAPES, SHARES, VERSIONS, ZOOMS, Ask, World, build_asks, build_world, unpacked
 
@@ -167,7 +167,7 @@ def keep(out: Path, points: int, version: str, name: str, rows: Sequence[Row]) -
     kept = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else []
     key = {"points": points, "version": version, "contender": name}
     kept = [row for row in kept if any(row[field] != value for field, value in key.items())]
-    write_results(out, [*kept, *({**key, **row} for row in rows)])
+    write_results(out, [*kept, *({**key, **row, "machine": cpu()} for row in rows)])
 
 
 def summary(rows: Sequence[Row], points: int) -> Iterator[Row]:

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from serving.bulk import Search, Seen, locate_seen, see
-from serving.locate import Answer, HeadingPrior, Query
+from clnet_model.errors import ModelError
+from serving.bulk import Seen, locate_seen, look, see
+from serving.locate import Answer, HeadingPrior, Query, Views
 from serving.track import Odometry, Track
 from serving.track_messages import sighting_of
+from spatial_index.bulk import BulkSearch, StoreSearch
 from spatial_index.geodesy import distances_m
 from spatial_index.priors import CirclePrior, PriorMode
 from tiling.grid import LngLat
@@ -46,12 +48,19 @@ _SIGHTING = "_sighting"  # goes from an answer to its track; no column of the re
 class FleetLocalizer:
     """A `workers.relocalize.Localizer` on a checkpoint and what is live in a store."""
 
-    def __init__(self, encoder: Encoder, search: Search, *, checkpoint: Path | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder, search: BulkSearch | StoreSearch, *, checkpoint: Path | None = None
+    ) -> None:
         self._calibration: Calibration = encoder.calibration
         self._dim = encoder.dim
         self._digest = encoder.digest
         self._search = search
         self.make_embedder: Callable[[int | None], Embedder] = partial(open_embedder, checkpoint)
+
+    @property
+    def portable_bytes(self) -> int | None:
+        """That of what is searched."""
+        return self._search.portable_bytes
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -64,7 +73,7 @@ class FleetLocalizer:
         found = locate_seen(
             seen_of(seen, self._dim),
             queries,
-            search=self._search,
+            search=self._search.search,
             calibration=self._calibration,
             model_digest=self._digest,
         )
@@ -109,16 +118,20 @@ class FleetEmbedder:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    def __call__(self, rows: Sequence[Row], images: Sequence[bytes | str]) -> pa.Table:
-        there = [index for index, image in enumerate(images) if isinstance(image, bytes)]
-        data = [image for image in images if isinstance(image, bytes)]
-        seen = see(data, [query_of(rows[index]) for index in there], self._encoder)
-        table: list[dict[str, Any]] = [
-            {"fault": image if isinstance(image, str) else None} for image in images
-        ]
-        for index, each in zip(there, seen, strict=True):
-            table[index] = kept(each) if isinstance(each, Seen) else {"fault": str(each)}
-        return pa.Table.from_pylist(table, schema=SEEN)
+    def look(self, row: Row, image: bytes | str) -> Views | str:
+        """See `Embedder.look`."""
+        if isinstance(image, str):
+            return image
+        try:
+            return look(image, query_of(row), self._encoder)
+        except ModelError as error:
+            return str(error)
+
+    def embed(self, looks: Sequence[Views | str]) -> pa.Table:
+        """See `Embedder.embed`."""
+        seen = iter(see([view for view in looks if isinstance(view, Views)], self._encoder))
+        rows = [{"fault": view} if isinstance(view, str) else kept(next(seen)) for view in looks]
+        return pa.Table.from_pylist(rows, schema=SEEN)
 
 
 def open_embedder(checkpoint: Path | None, threads: int | None) -> FleetEmbedder:

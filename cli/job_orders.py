@@ -19,19 +19,20 @@ from cli.fleet_localizer import FleetLocalizer
 from cli.fleet_summary import summarize, write_summary
 from serving.errors import InvalidRequest
 from serving.operations import FleetOrder, IngestOrder, Order
-from spatial_index.bulk import BulkSearch
+from spatial_index.bulk import BulkSearch, StoreSearch, open_bulk_search
 from spatial_index.store import Store
 from tiling.errors import BadArea, BadGrid, SheetError, TilingError
 from tiling.grid import GridSpec
 from tiling.ortho import OnError, open_ortho
 from workers.building import is_live
 from workers.errors import BadManifest, NothingToIngest
+from workers.fleet_pipeline import answer_fleet_on_ray, embed_fleet_on_ray
 from workers.ingest import ingest
 from workers.ingest_plan import KIND as INGEST
 from workers.ingest_plan import IngestPlan, plan_ingest
 from workers.jobs import JobRecord, Jobs, JobState
 from workers.manifest import Manifest, read_manifest, sampled
-from workers.pipeline import embed_fleet_on_ray, embed_on_ray
+from workers.pipeline import embed_on_ray
 from workers.relocalize import FleetReport, job_id_of, record_job, relocalize
 
 if TYPE_CHECKING:
@@ -113,8 +114,11 @@ class Workshop:
             manifest = read_manifest(self._inside(order.manifest, "manifest"))
         if order.max_images is not None:
             manifest = sampled(manifest, order.max_images)
-        localizer = FleetLocalizer(self.encoder, BulkSearch(self.store).search, checkpoint=self.checkpoint)
-        return FleetWork(shop=self, manifest=manifest, localizer=localizer, rerun=order.rerun)
+        return FleetWork(shop=self, manifest=manifest, rerun=order.rerun)
+
+    def localizer(self, search: BulkSearch | StoreSearch) -> FleetLocalizer:
+        """How fleets are localized here."""
+        return FleetLocalizer(self.encoder, search, checkpoint=self.checkpoint)
 
     def _sheet(self, path: str, field: str) -> str:
         if "://" not in path:
@@ -186,17 +190,16 @@ class FleetWork:
 
     shop: Workshop
     manifest: Manifest
-    localizer: FleetLocalizer
     rerun: bool
 
     @property
     def job_id(self) -> str:
         """See `Work.job_id`."""
-        return job_id_of(self.manifest, self.localizer)
+        return job_id_of(self.manifest, self._asking())
 
     def record(self) -> JobRecord:
         """See `Work.record`."""
-        return record_job(self.manifest, self.localizer, self.shop.jobs)
+        return record_job(self.manifest, self._asking(), self.shop.jobs)
 
     def is_done(self, record: JobRecord) -> bool:
         """A new run is against what is live now, and only when it is asked for."""
@@ -210,11 +213,16 @@ class FleetWork:
         relocalize(
             self.manifest,
             folder / RESULTS,
-            localizer=self.localizer,
+            localizer=self.shop.localizer(open_bulk_search(self.shop.store)),
             jobs=self.shop.jobs,
             embed=embed_fleet_on_ray,
+            answer=answer_fleet_on_ray,
             progress=lambda _: check(),
         )
+
+    def _asking(self) -> FleetLocalizer:
+        """One that has read nothing yet, which is enough to tell one job from another."""
+        return self.shop.localizer(StoreSearch(self.shop.store))
 
 
 def fleet_result(folder: Path, record: JobRecord) -> Mapping[str, Any]:

@@ -172,8 +172,8 @@ def ask(
         with Client(server, api_key=key) as client:
             return client.localize(data, query)
     from clnet_model.encoder import load_encoder
-    from clnet_model.preprocess import decode_image
     from serving.edge import response_from
+    from serving.locate import decoded
     from serving.locate import locate as locate_image
     from spatial_index.store import open_store
 
@@ -181,7 +181,8 @@ def ask(
     api_key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
     with open_store(directory=store, url=settings.qdrant_url, api_key=api_key) as index:
         encoder = load_encoder(checkpoint)
-        return response_from(locate_image(decode_image(data), query, encoder=encoder, index=index))
+        image = decoded(data, query, spec=encoder.canvas)
+        return response_from(locate_image(image, query, encoder=encoder, index=index))
 
 
 def read_image(path: Path) -> bytes:

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from clnet_model.data import GeoPairs, load_pairs
 from clnet_model.errors import BadPairs
 from clnet_model.model import CLNetConfig
-from clnet_model.preprocess import Camera, CanvasSpec, Panorama, Perspective, Pixels, decode_image, to_canvas
+from clnet_model.preprocess import (
+    Camera,
+    CanvasSpec,
+    Panorama,
+    Perspective,
+    Pixels,
+    decode_image,
+    needed_width_px,
+    to_canvas,
+)
 from tiling.grid import GridSpec, plan_blocks
 from tiling.ortho import PatchImage, cut, open_ortho
 
@@ -82,7 +91,9 @@ def build_pairs(
 
 def _canvases(data: Path, frame: geopandas.GeoDataFrame, spec: CanvasSpec, progress: Progress) -> Pixels:
     def read(row: Any) -> Pixels:
-        return to_canvas(decode_image((data / row.path).read_bytes()), _camera(row), spec)
+        camera = _camera(row)
+        image = decode_image((data / row.path).read_bytes(), at_least_px=needed_width_px(camera, spec))
+        return to_canvas(image, camera, spec)
 
     found = np.empty((len(frame), spec.height_px, spec.width_px, 4), np.uint8)
     with ThreadPoolExecutor(2) as pool:

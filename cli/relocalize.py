@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,9 +55,10 @@ def relocalize(
     from cli.fleet_localizer import FleetLocalizer
     from cli.fleet_summary import summarize, write_summary
     from clnet_model.encoder import load_encoder
-    from spatial_index.bulk import BulkSearch
+    from spatial_index.bulk import open_bulk_search
+    from workers.cluster import ray_cluster
+    from workers.fleet_pipeline import answer_fleet_on_ray, embed_fleet_on_ray
     from workers.manifest import read_manifest
-    from workers.pipeline import embed_fleet_on_ray
     from workers.relocalize import relocalize as run
 
     _check_outputs(out, summary, report)
@@ -68,17 +68,19 @@ def relocalize(
         if dry_run:
             return
         with open_store_from_options(store) as index:
-            done = run(
-                checked,
-                out,
-                localizer=FleetLocalizer(
-                    load_encoder(checkpoint), BulkSearch(index).search, checkpoint=checkpoint
-                ),
-                jobs=jobs_from_options(jobs, store),
-                embed=partial(embed_fleet_on_ray, address=Settings().ray_address),
-                resume=resume,
-                progress=display.progressed,
-            )
+            search = open_bulk_search(index)
+            localizer = FleetLocalizer(load_encoder(checkpoint), search, checkpoint=checkpoint)
+            with ray_cluster(Settings().ray_address, share_bytes=search.portable_bytes or 0):
+                done = run(
+                    checked,
+                    out,
+                    localizer=localizer,
+                    jobs=jobs_from_options(jobs, store),
+                    embed=embed_fleet_on_ray,
+                    answer=answer_fleet_on_ray,
+                    resume=resume,
+                    progress=display.progressed,
+                )
         found = summarize(out, done)
         display.done(found, out)
     if summary is not None:

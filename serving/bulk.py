@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clnet_model.calibration import Calibration
-from clnet_model.errors import ModelError
-from clnet_model.preprocess import decode_image
 from clnet_model.turning import turned
 from serving.fuse import Floats
-from serving.locate import Answer, Query, Vectors, Views, conclude, look_around, searches
+from serving.locate import Answer, Query, Vectors, Views, conclude, decoded, look_around, searches
 from spatial_index.store import SearchRequest, SearchResult
 
 if TYPE_CHECKING:
@@ -39,20 +37,27 @@ class Seen:
     turns: int
 
 
-def see(images: Sequence[bytes], queries: Sequence[Query], encoder: Encoder) -> list[Seen | ModelError]:
-    """Embed images together; one that cannot be used is its error."""
-    views = [_look(data, query, encoder) for data, query in zip(images, queries, strict=True)]
-    canvases = [canvas for view in views if isinstance(view, Views) for canvas in view.canvases]
+def look(data: bytes, query: Query, encoder: Encoder) -> Views:
+    """Decode an image and take its views.
+
+    Raises:
+        clnet_model.errors.ModelError: the image or camera cannot be used.
+    """
+    step_deg = encoder.calibration.heading_step_deg
+    image = decoded(data, query, spec=encoder.canvas)
+    return look_around(image, query, spec=encoder.canvas, step_deg=step_deg, turns=encoder.turns)
+
+
+def see(views: Sequence[Views], encoder: Encoder) -> list[Seen]:
+    """Embed the views of several images together."""
+    canvases = [canvas for view in views for canvas in view.canvases]
     parts = [
         encoder.embed_ground(np.stack(canvases[first : first + CANVASES]))
         for first in range(0, len(canvases), CANVASES)
     ]
     vectors = np.concatenate(parts) if parts else np.empty((0, encoder.dim), np.float32)
-    seen: list[Seen | ModelError] = []
+    seen: list[Seen] = []
     for view in views:
-        if not isinstance(view, Views):
-            seen.append(view)
-            continue
         own, vectors = vectors[: len(view.canvases)], vectors[len(view.canvases) :]
         seen.append(Seen(vectors=own, headings_deg=view.headings_deg, turns=view.turns))
     return seen
@@ -79,13 +84,3 @@ def locate_seen(
         conclude(results, each.headings_deg, query, calibration=calibration, model_digest=model_digest)
         for results, each, query in zip(search(asked), seen, queries, strict=True)
     ]
-
-
-def _look(data: bytes, query: Query, encoder: Encoder) -> Views | ModelError:
-    step_deg = encoder.calibration.heading_step_deg
-    try:
-        return look_around(
-            decode_image(data), query, spec=encoder.canvas, step_deg=step_deg, turns=encoder.turns
-        )
-    except ModelError as error:
-        return error

@@ -26,7 +26,7 @@ from spatial_index.geodesy import distances_m
 from spatial_index.priors import Prior, PriorMode, hard_part
 from spatial_index.records import PatchHit
 from spatial_index.weights import Places, contains, log_weights, places_of
-from tiling.grid import WORLD_M, LngLat, lnglat_at, mercator_at
+from tiling.grid import WORLD_M, LngLat, lnglat_at, mercators_at
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -42,6 +42,9 @@ PRIOR_FLOOR = -10.0
 
 SUPPORTING_PATCHES = 9  # a peak and its eight neighbours
 
+# Places that hold less than this together are left out, unless they are asked for: radii hold 68 and 95 %.
+NEGLIGIBLE = 1e-5
+
 # Below this probability of the best place the answer is AMBIGUOUS.
 MIN_PROBABILITY = 0.8
 
@@ -53,7 +56,8 @@ MAX_EVIDENCE = 256
 _SPREAD = 64
 _QUANTILES = (np.arange(_SPREAD) + 0.5) / _SPREAD
 _ANGLES = np.arange(_SPREAD) * np.pi * (3.0 - np.sqrt(5.0))
-_DIRECTIONS: Floats = np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (64, 2)
+_ALONG: Floats = np.cos(_ANGLES)  # (64,)
+_ACROSS: Floats = np.sin(_ANGLES)  # (64,)
 _SIDES: Floats = np.where(np.arange(_SPREAD) % 2, -1.0, 1.0)  # (64,)
 
 
@@ -141,7 +145,7 @@ def fuse(
     best = np.argsort(-log_odds, kind="stable")[:MAX_EVIDENCE]
     evidence, posterior = evidence.rows(best), normalised(log_odds[best])
     patches = rank(evidence, posterior)
-    places = find_places(evidence, posterior)
+    places = find_places(evidence, posterior, at_least=max_hypotheses)
     headings = heading_weights(evidence, posterior, calibration.temperature)  # (R,)
     hypotheses = [
         Hypothesis(
@@ -171,16 +175,22 @@ def fuse(
 
 def gather(hit_lists: Sequence[Sequence[Sequence[PatchHit]]], headings_deg: Floats) -> Evidence:
     """Join the hits of several searches, each with one list per heading, by patch."""
-    rows: dict[object, int] = {}
+    numbers: dict[object, int] = {}
     hits: list[PatchHit] = []
-    for hit in (hit for search in hit_lists for found in search for hit in found):
-        if rows.setdefault(hit.id, len(hits)) == len(hits):
-            hits.append(hit)
-    similarities = np.full((len(hits), len(headings_deg)), -np.inf)  # (K, R)
+    rows: list[int] = []
+    columns: list[int] = []
+    scores: list[float] = []
     for search in hit_lists:
         for column, found in enumerate(search):
             for hit in found:
-                similarities[rows[hit.id], column] = hit.score
+                row = numbers.setdefault(hit.id, len(hits))
+                if row == len(hits):
+                    hits.append(hit)
+                rows.append(row)
+            columns += [column] * len(found)
+            scores += [hit.score for hit in found]
+    similarities = np.full((len(hits), len(headings_deg)), -np.inf)  # (K, R)
+    similarities[rows, columns] = scores
     return Evidence(hits=tuple(hits), similarities=similarities, headings_deg=headings_deg)
 
 
@@ -209,14 +219,14 @@ def normalised(log_odds: Floats) -> Floats:
 def rank(evidence: Evidence, posterior: Floats) -> list[RankedPatch]:
     """Each patch with its probability and best heading."""
     best = evidence.similarities.argmax(axis=1)  # (K,)
+    similarities = evidence.similarities.max(axis=1)  # (K,)
+    headings_deg = evidence.headings_deg[best] % 360.0  # (K,)
+    columns = zip(
+        evidence.hits, similarities.tolist(), posterior.tolist(), headings_deg.tolist(), strict=True
+    )
     return [
-        RankedPatch(
-            hit=hit,
-            similarity=float(evidence.similarities[row, best[row]]),
-            probability=float(posterior[row]),
-            heading_deg=float(evidence.headings_deg[best[row]] % 360.0),
-        )
-        for row, hit in enumerate(evidence.hits)
+        RankedPatch(hit=hit, similarity=similarity, probability=probability, heading_deg=heading_deg)
+        for hit, similarity, probability, heading_deg in columns
     ]
 
 
@@ -231,28 +241,41 @@ class Place:
     heading_deg: float
 
 
-def find_places(evidence: Evidence, posterior: Floats) -> list[Place]:
+def find_places(evidence: Evidence, posterior: Floats, *, at_least: int) -> list[Place]:
     """Merge overlapping patches around the peaks of the posterior; places by descending probability.
 
     The evidence is sorted by the posterior, best first.
+
+    Args:
+        at_least: so many places are wanted even where they are negligible.
     """
-    centres = np.array([mercator_at(hit.location) for hit in evidence.hits])  # (K, 2)
+    located = np.array([hit.location for hit in evidence.hits])  # (K, 2) lng, lat
+    centres = mercators_at(located)  # (K, 2)
     strides = np.array([WORLD_M / 2 ** len(hit.quadkey) for hit in evidence.hits])  # (K,), Mercator metres
-    apart = np.linalg.norm(_wrapped(centres[:, None] - centres[None]), axis=2)  # (K, K)
-    stretch = 1.0 / np.cos(np.radians([hit.location.lat for hit in evidence.hits]))  # (K,), of Mercator
-    reach = np.maximum(NEIGHBOUR_STRIDES * strides, NEIGHBOUR_M * stretch)
-    near = apart <= np.minimum(reach[:, None], reach[None])
-    peaks = climb(near)
-    places = [
+    stretch = 1.0 / np.cos(np.radians(located[:, 1]))  # (K,), of Mercator
+    near = neighbours(centres, np.maximum(NEIGHBOUR_STRIDES * strides, NEIGHBOUR_M * stretch))
+    owner = climb(near)  # (K,)
+    shares = np.bincount(owner, weights=posterior)  # of each peak; 0 where there is none
+    peaks = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)]
+    telling = int(np.searchsorted(np.cumsum(shares[peaks]), 1.0 - NEGLIGIBLE)) + 1
+    peaks = peaks[: max(telling, at_least)]
+    positions = mean_positions(centres, near[peaks] * posterior, centres[peaks])
+    return [
         Place(
-            position=mean_position(centres[near[peak]], posterior[near[peak]], centres[peak]),
-            probability=float(posterior[peaks == peak].sum()),
-            members=np.flatnonzero(peaks == peak),
+            position=position,
+            probability=float(shares[peak]),
+            members=np.flatnonzero(owner == peak),
             heading_deg=refined_heading(evidence.similarities[peak], evidence.headings_deg),
         )
-        for peak in np.unique(peaks)
+        for peak, position in zip(peaks, positions, strict=True)
     ]
-    return sorted(places, key=lambda place: -place.probability)
+
+
+def neighbours(centres: Floats, reach: Floats) -> NDArray[np.bool_]:
+    """Which of (K, 2) Mercator centres lie within both patches' (K,) reach, (K, K); the short way around."""
+    east, north = (np.abs(axis[:, None] - axis[None]) for axis in centres.T)  # each (K, K)
+    east = np.minimum(east, WORLD_M - east)
+    return np.asarray(east**2 + north**2 <= np.minimum(reach[:, None], reach[None]) ** 2)
 
 
 def climb(near: NDArray[np.bool_]) -> Ints:
@@ -270,10 +293,9 @@ def radii_around(place: Place, places: Sequence[Place], calibration: ViewCalibra
     lngs = [other.position.lng for other in places]
     lats = [other.position.lat for other in places]
     away_m = distances_m(place.position, lngs, lats)  # (P,)
-    centres = np.column_stack([away_m, np.zeros_like(away_m)])  # (P, 2)
-    offsets = centres[:, None] + errors_m[:, None] * _DIRECTIONS  # (P, 64, 2)
+    off_m = np.hypot(away_m[:, None] + errors_m * _ALONG, errors_m * _ACROSS)  # (P, 64)
     weight = np.repeat([other.probability for other in places], _SPREAD)
-    r68_m, r95_m = weighted_quantiles(np.linalg.norm(offsets, axis=2).ravel(), weight, (0.68, 0.95))
+    r68_m, r95_m = weighted_quantiles(off_m.ravel(), weight, (0.68, 0.95))
     return r68_m, r95_m
 
 
@@ -355,14 +377,16 @@ def contradicts(prior: Prior | None, position: LngLat, peak: PatchHit) -> bool:
     return bool(outside.all())
 
 
-def mean_position(centres: Floats, weights: Floats, peak: Floats) -> LngLat:
-    """Weighted mean of patch centres (N, 2) around a peak (2,), all in EPSG:3857 metres, as WGS84."""
-    offset = weights @ _wrapped(centres - peak) / weights.sum()  # (2,)
-    x_m = (float(peak[0] + offset[0]) + WORLD_M / 2) % WORLD_M - WORLD_M / 2
-    return lnglat_at(x_m, float(peak[1] + offset[1]))
+def mean_positions(centres: Floats, weights: Floats, peaks: Floats) -> list[LngLat]:
+    """Means of the patch centres (K, 2) around each of the peaks (P, 2), all in EPSG:3857 metres, by the
+    weights (P, K), as WGS84."""
+    east, north = (centres[None, :, axis] - peaks[:, None, axis] for axis in (0, 1))  # each (P, K)
+    total = weights.sum(axis=1)
+    x_m = peaks[:, 0] + (weights * _wrapped(east)).sum(axis=1) / total
+    y_m = peaks[:, 1] + (weights * north).sum(axis=1) / total
+    return [lnglat_at(x, y) for x, y in zip(_wrapped(x_m).tolist(), y_m.tolist(), strict=True)]
 
 
-def _wrapped(offsets: Floats) -> Floats:
-    """Mercator offsets (…, 2) taken the short way around the Earth."""
-    offsets[..., 0] = (offsets[..., 0] + WORLD_M / 2) % WORLD_M - WORLD_M / 2
-    return offsets
+def _wrapped(east_m: Floats) -> Floats:
+    """Mercator metres eastwards, the short way around the Earth."""
+    return np.asarray((east_m + WORLD_M / 2) % WORLD_M - WORLD_M / 2)

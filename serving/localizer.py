@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from PIL import Image
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from clnet_model.preprocess import decode_image
 from clnet_model.turning import turned
 from serving.admission import Admission
 from serving.auth import Scope
@@ -31,6 +30,7 @@ from serving.locate import (
     Query,
     Stopwatch,
     conclude,
+    decoded,
     look_around,
     searches,
 )
@@ -127,7 +127,7 @@ class Localizer:
         """`serving.locate.locate`, its encoder and index behind handles."""
         facts, watch, span = self._facts, Stopwatch(), self._gate.tracing.span
         with span("decode"):
-            image = await asyncio.to_thread(decode_image, data)
+            image = await asyncio.to_thread(decoded, data, query, spec=facts.canvas)
         watch.lap("decode")
         with span("canvas"):
             views = await asyncio.to_thread(

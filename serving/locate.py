@@ -22,6 +22,8 @@ from clnet_model.preprocess import (
     Panorama,
     Perspective,
     Pixels,
+    decode_image,
+    needed_width_px,
     roll_canvas,
     to_canvas,
 )
@@ -180,6 +182,15 @@ def locate(image: Pixels, query: Query, *, encoder: Encoder, index: Index) -> An
     )
     watch.lap("fuse")
     return replace(answer, timings_ms=watch.timings_ms())
+
+
+def decoded(data: bytes, query: Query, *, spec: CanvasSpec) -> Pixels:
+    """An image's pixels, as many as its canvas needs.
+
+    Raises:
+        clnet_model.errors.ModelError: the image or camera cannot be used.
+    """
+    return decode_image(data, at_least_px=needed_width_px(_camera(query, 0.0), spec))
 
 
 def look_around(image: Pixels, query: Query, *, spec: CanvasSpec, step_deg: float, turns: int = 1) -> Views:

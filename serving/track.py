@@ -310,10 +310,10 @@ class _Cloud:
 
     def _densest(self) -> Floats:
         """Mean of the particles around the heaviest cell of NEAR_M, (2,); three steps of mean shift."""
-        cells = np.floor(self._xy_m / NEAR_M).astype(np.int64)
-        _, owner = np.unique(cells, axis=0, return_inverse=True)
-        mass = np.bincount(owner.ravel(), weights=self._weights)
-        inside = owner.ravel() == int(mass.argmax())
+        cells = np.floor(self._xy_m / NEAR_M).astype(np.int64) @ [1 << 32, 1]  # one number for each cell
+        _, owner = np.unique(cells, return_inverse=True)
+        mass = np.bincount(owner, weights=self._weights)
+        inside = owner == int(mass.argmax())
         centre = np.average(self._xy_m[inside], axis=0, weights=self._weights[inside])
         for _ in range(3):
             near = np.linalg.norm(self._xy_m - centre, axis=1) <= NEAR_M

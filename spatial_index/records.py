@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from mercantile import LngLat
@@ -51,9 +51,8 @@ class PatchRecord:
     """(D,), L2-normalised."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PatchHit:
-    """One patch found by a search."""
+class PatchHit(NamedTuple):
+    """One patch found by a search. A tuple, because a search with many headings makes thousands."""
 
     id: uuid.UUID
     location: LngLat

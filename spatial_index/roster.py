@@ -141,7 +141,7 @@ class Roster:
             lngs=spots.lngs,
             lats=spots.lats,
             regions=[self.region] * len(spots.lngs),
-            captured_at=[_moment(taken_s) for taken_s in spots.taken_s.tolist()],
+            captured_at=[moment_at(taken_s) for taken_s in spots.taken_s.tolist()],
         )
 
     def _names(self, whole: Rows, rows: Rows, passes: Flags) -> tuple[str, ...] | None:
@@ -176,8 +176,7 @@ def holds(condition: Condition, spots: SpotTable) -> Flags:
         case Some():
             return ~_all([~holds(part, spots) for part in condition.parts], len(spots.lngs))
         case Disc():
-            away_m = haversine_m(condition.centre, spots.lngs, spots.lats, ENGINE_SPHERE_M)
-            return np.asarray(away_m <= condition.radius_m)
+            return _within(condition, spots)
         case Polygon():
             return np.asarray(shapely.contains_xy(condition, spots.lngs, spots.lats))
         case Captured():
@@ -185,6 +184,16 @@ def holds(condition: Condition, spots: SpotTable) -> Flags:
             return np.asarray((spots.taken_s >= since_s) & (spots.taken_s < before_s))
         case _:
             raise TypeError(f"no condition on spots: {type(condition).__name__}")
+
+
+def _within(disc: Disc, spots: SpotTable) -> Flags:
+    """Distances take a while: they are measured only where the latitude alone does not say no."""
+    reach_deg = math.degrees(disc.radius_m / ENGINE_SPHERE_M) + 1e-9
+    passes = np.asarray(np.abs(spots.lats - disc.centre.lat) <= reach_deg)
+    near = np.flatnonzero(passes)
+    away_m = haversine_m(disc.centre, spots.lngs[near], spots.lats[near], ENGINE_SPHERE_M)
+    passes[near] = away_m <= disc.radius_m
+    return passes
 
 
 def _split(selection: Selection) -> tuple[tuple[Captured, ...], Selection]:
@@ -217,7 +226,8 @@ def _quadkeys(codes: Codes, zoom: int) -> list[str]:
     return found
 
 
-def _moment(taken_s: float) -> datetime | None:
+def moment_at(taken_s: float) -> datetime | None:
+    """A time of a `SpotTable`."""
     return None if math.isnan(taken_s) else datetime.fromtimestamp(taken_s, UTC)
 
 

@@ -190,6 +190,8 @@ def _check_model(request: SearchRequest, info: RegionInfo) -> None:
 
 
 def _merge(lists: Sequence[Sequence[PatchHit]], limit: int) -> list[PatchHit]:
+    if len(lists) == 1:
+        return sorted(lists[0], key=_rank)[:limit]
     merged = heapq.merge(*(sorted(hits, key=_rank) for hits in lists), key=_rank)
     return [hit for _, hit in zip(range(limit), merged, strict=False)]
 

@@ -36,6 +36,7 @@ __all__ = [
     "ground_scale",
     "lnglat_at",
     "mercator_at",
+    "mercators_at",
     "patch_at",
     "patches_over",
     "plan_blocks",
@@ -195,6 +196,12 @@ def lnglat_at(x_m: float, y_m: float) -> LngLat:
 def mercator_at(position: LngLat) -> tuple[float, float]:
     """EPSG:3857 metres (east, north) of a WGS84 position."""
     return radians(position.lng) * EARTH_RADIUS_M, asinh(tan(radians(position.lat))) * EARTH_RADIUS_M
+
+
+def mercators_at(positions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """EPSG:3857 metres (N, 2), east and north, of (N, 2) WGS84 longitudes and latitudes."""
+    lngs, lats = np.radians(positions).T
+    return np.column_stack([lngs, np.arcsinh(np.tan(lats))]) * EARTH_RADIUS_M
 
 
 def patch_at(position: LngLat, grid: GridSpec) -> Patch:

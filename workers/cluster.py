@@ -18,6 +18,7 @@ from workers.errors import ClusterUnavailable
 
 OBJECT_STORE_BYTES = 256 * 1024**2  # only vectors pass: 256 patches × 256 d × 4 B = 256 KiB per block
 FREE_WAIT_S = 20.0
+SETTLE_S = 3.0
 MAX_CPU_ACTORS = 8  # each holds a copy of the model and its framework, about 0.6 GB
 
 
@@ -31,12 +32,13 @@ class ActorPlan:
 
 
 @contextmanager
-def ray_cluster(address: str | None = None) -> Iterator[None]:
+def ray_cluster(address: str | None = None, *, share_bytes: int = 0) -> Iterator[None]:
     """Have Ray connected; what we connect, we disconnect.
 
     Args:
         address: of a cluster (`ray://…`, `host:port`, `auto`); None starts a local Ray unless one is
         connected.
+        share_bytes: what all workers will be given, for which a local Ray makes room.
 
     Raises:
         ClusterUnavailable: nothing answers at the address.
@@ -48,7 +50,7 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _connect(address)
+    _connect(address, share_bytes)
     try:
         yield
     finally:
@@ -70,6 +72,21 @@ def plan_actors(*, limit: int) -> ActorPlan:
         return ActorPlan(actors=gpus, cores=max(1, cores // gpus), gpus=1)
     actors = min(cores, MAX_CPU_ACTORS, limit)
     return ActorPlan(actors=actors, cores=cores // actors, gpus=0)
+
+
+def free_cores(*, at_most: int) -> int:
+    """Cores that are free now; waits a little for those of a job that just ended.
+
+    Raises:
+        ClusterUnavailable: no core is free.
+    """
+    import ray  # noqa: PLC0415
+
+    wanted = min(at_most, int(ray.cluster_resources()["CPU"]))  # type: ignore[no-untyped-call]
+    deadline_s = monotonic() + SETTLE_S
+    while (free := int(_free_resources()["CPU"])) < wanted and monotonic() < deadline_s:
+        sleep(0.1)
+    return min(free, wanted)
 
 
 def _free_resources() -> dict[str, float]:
@@ -102,11 +119,11 @@ def _stderr_closed() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _connect(address: str | None) -> None:
+def _connect(address: str | None, share_bytes: int) -> None:
     import ray  # noqa: PLC0415
 
     if address is None:
-        _start_local()
+        _start_local(share_bytes)
         return
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -117,7 +134,7 @@ def _connect(address: str | None) -> None:
         ) from exc
 
 
-def _start_local() -> None:
+def _start_local(share_bytes: int) -> None:
     import ray  # noqa: PLC0415
 
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # 30 is short on a busy machine
@@ -128,7 +145,7 @@ def _start_local() -> None:
                 address="local",
                 num_cpus=len(os.sched_getaffinity(0)),
                 include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
+                object_store_memory=OBJECT_STORE_BYTES + share_bytes,
                 _node_ip_address="127.0.0.1",
                 log_to_driver=False,
                 logging_level=logging.ERROR,

@@ -1,8 +1,8 @@
-"""What runs inside a worker for a fleet: a chunk's images are read and embedded. Knows nothing of Ray."""
+"""What runs inside a worker for a fleet: images are read and embedded, and answered. Knows nothing of Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +14,41 @@ from workers.fetch import fetch_all
 
 if TYPE_CHECKING:
     from workers.chunks import Chunks
-    from workers.relocalize import Embedder
+    from workers.relocalize import Embedder, Localizer
 
 NUMBER = "number"
 
+Row = Mapping[str, Any]
+
 
 class FleetActor:
-    """Reads the next chunk's images while the encoder works on this one's."""
+    """Reads and looks at the next chunk's images while the encoder works on this one's."""
 
     def __init__(self, make_embedder: Callable[[int | None], Embedder], threads: int | None = None) -> None:
-        self._embed = make_embedder(threads)
+        self._embedder = make_embedder(threads)
         self._reader = ThreadPoolExecutor(1)
+        self._lookers = ThreadPoolExecutor(threads or 1)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        items = [(item[NUMBER], rows_in(item["rows"])) for item in batch.to_pylist()]
-        read = one_ahead(lambda item: (*item, images_of(item[1])), items, self._reader)
-        for number, rows, images in read:
-            table = self._embed(rows, images)
-            yield table.append_column(NUMBER, pa.array([number] * len(rows), pa.int64()))
+        items = [(item[NUMBER], unpacked(item["rows"]).to_pylist()) for item in batch.to_pylist()]
+        for number, looks in one_ahead(self._look, items, self._reader):
+            table = self._embedder.embed(looks)
+            yield table.append_column(NUMBER, pa.array([number] * len(looks), pa.int64()))
+
+    def _look(self, item: tuple[int, list[Row]]) -> tuple[int, list[Any]]:
+        number, rows = item
+        return number, list(self._lookers.map(self._embedder.look, rows, images_of(rows)))
+
+
+class AnswerActor:
+    """Answers chunks."""
+
+    def __init__(self, localizer: Localizer) -> None:
+        self._localizer = localizer
+
+    def answer(self, rows: bytes, seen: bytes) -> list[dict[str, Any]]:
+        """The answers of a chunk: its rows and what was embedded of them, both packed."""
+        return answered(unpacked(rows).to_pylist(), unpacked(seen), self._localizer)
 
 
 def embed_fleet_here(
@@ -44,7 +61,21 @@ def embed_fleet_here(
             yield from split_by_number(table)
 
 
-def images_of(rows: list[dict[str, Any]]) -> list[bytes | str]:
+def answer_fleet_here(chunks: Chunks, localizer: Localizer) -> Generator[list[dict[str, Any]]]:
+    """The answers of chunk after chunk, made in this process."""
+    for number in range(len(chunks)):
+        yield answered(chunks.rows_of(number), chunks.get(number), localizer)
+
+
+def answered(rows: Sequence[Row], seen: pa.Table, localizer: Localizer) -> list[dict[str, Any]]:
+    """An answer for each row; rows and images that cannot be used get a status that says so."""
+    faults = seen.column("fault").to_pylist()
+    usable = [index for index, (row, fault) in enumerate(zip(rows, faults, strict=True)) if not fault]
+    found = iter(localizer.answers([rows[index] for index in usable], seen.take(usable)))
+    return [_unusable(row, fault) if fault else next(found) for row, fault in zip(rows, faults, strict=True)]
+
+
+def images_of(rows: Sequence[Row]) -> list[bytes | str]:
     """The rows' files, or what is wrong; rows with a fault are not read."""
     fetched = iter(fetch_all([row["image"] for row in rows if not row["fault"]]))
     return [row["fault"] or next(fetched) for row in rows]
@@ -52,20 +83,28 @@ def images_of(rows: list[dict[str, Any]]) -> list[bytes | str]:
 
 def chunk_to_item(chunks: Chunks, number: int) -> dict[str, Any]:
     """A chunk as Ray carries it."""
+    return {NUMBER: number, "rows": packed(chunks.rows_table(number))}
+
+
+def packed(table: pa.Table) -> bytes:
+    """A table in bytes, which Ray carries without what the table was cut from."""
     sink = pa.BufferOutputStream()
-    rows = chunks.rows_table(number)
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    return {NUMBER: number, "rows": sink.getvalue().to_pybytes()}
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
-def rows_in(data: bytes) -> list[dict[str, Any]]:
-    """The rows that `chunk_to_item` packed."""
-    rows: list[dict[str, Any]] = pa.ipc.open_stream(data).read_all().to_pylist()
-    return rows
+def unpacked(data: bytes) -> pa.Table:
+    """The table that was packed."""
+    return pa.ipc.open_stream(data).read_all()
 
 
 def split_by_number(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
     """Ray may have put several chunks together."""
     for number in pc.unique(table.column(NUMBER)).to_pylist():
         yield number, table.filter(pc.equal(table.column(NUMBER), number)).drop_columns([NUMBER])
+
+
+def _unusable(row: Row, fault: str) -> dict[str, Any]:
+    return {"status": "INVALID_ROW" if row["fault"] else "UNREADABLE_IMAGE", "reason": fault}

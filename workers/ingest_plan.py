@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from clnet_model.encoder import Encoder
 from spatial_index.records import GenerationSpec, Storage
 from tiling.grid import Block, GridSpec, plan_blocks
 from tiling.ortho import CUT_VERSION, Ortho
 from tiling.sheets import Sheet
 from workers.errors import NothingToIngest
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from clnet_model.encoder import Encoder
 
 KIND = "ingest"
 MIN_VALID_FRACTION = 0.5

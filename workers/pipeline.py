@@ -1,33 +1,28 @@
 """Pipelines on Ray Data: work out to a pool of actors, tables of vectors back.
 
-Knows Ray; what an actor does with a block is `workers.embedding`, with a chunk of a fleet's images
-`workers.fleet_actor`.
+Knows Ray; what an actor does with a block is `workers.embedding`. A fleet's images: `workers.fleet_pipeline`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 
 from clnet_model.errors import ModelError
+from spatial_index.errors import SpatialIndexError
 from tiling.errors import TilingError
 from workers.cluster import plan_actors, ray_cluster
 from workers.embedding import BlockEmbedder, EmbedSettings, block_to_row
 from workers.errors import WorkerLost
-from workers.fleet_actor import FleetActor, chunk_to_item, split_by_number
 from workers.ingest_plan import KeyedBlock
-
-if TYPE_CHECKING:
-    from workers.chunks import Chunks
-    from workers.relocalize import Embedder
 
 MAX_BLOCKS_PER_CALL = (
     8  # reading ahead pays from a few blocks on; a call is also one step of the progress bar
 )
-CHUNKS_AT_ONCE = 2_000  # 128,000 rows of a manifest: what Ray has to keep at once
+OURS = (TilingError, ModelError, SpatialIndexError)
 CALLS_PER_ACTOR = 12  # at least, so that actors finish together
 
 
@@ -46,34 +41,13 @@ def embed_on_ray(
     """
     with ray_cluster(address):
         rows = [block_to_row(block) for block in blocks]
-        per_call = min(
-            MAX_BLOCKS_PER_CALL, -(-len(rows) // (CALLS_PER_ACTOR * plan_actors(limit=len(rows)).actors))
-        )
+        per_call = rows_per_call(len(rows), most=MAX_BLOCKS_PER_CALL) if rows else 1
         yield from run_actors(rows, BlockEmbedder, {"settings": settings}, per_call=per_call)
 
 
-def embed_fleet_on_ray(
-    chunks: Chunks,
-    make_embedder: Callable[[int | None], Embedder],
-    numbers: Sequence[int],
-    *,
-    address: str | None = None,
-) -> Generator[tuple[int, pa.Table]]:
-    """Read and embed chunks of a fleet's images in Ray actors; in no particular order.
-
-    Args:
-        address: see `ray_cluster`.
-
-    Raises:
-        ModelError: the checkpoint cannot be read.
-        ClusterUnavailable: no Ray, or no free core.
-        WorkerLost: an actor died and Ray could not replace it.
-    """
-    with ray_cluster(address):
-        for first in range(0, len(numbers), CHUNKS_AT_ONCE):
-            items = [chunk_to_item(chunks, number) for number in numbers[first : first + CHUNKS_AT_ONCE]]
-            for table in run_actors(items, FleetActor, {"make_embedder": make_embedder}, per_call=1):
-                yield from split_by_number(table)
+def rows_per_call(rows: int, *, most: int) -> int:
+    """As many as go well together, few enough for actors to finish together."""
+    return max(1, min(most, -(-rows // (CALLS_PER_ACTOR * plan_actors(limit=rows).actors))))
 
 
 def run_actors(
@@ -105,19 +79,19 @@ def run_actors(
         try:
             yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
         except RayError as exc:
-            raise _translated(exc) from exc
+            raise translated(exc) from exc
 
 
-def _translated(exc: BaseException) -> BaseException:
+def translated(exc: BaseException) -> BaseException:
     """Our own error from under Ray's wrapping; a bug stays as Ray reports it, with the remote traceback."""
     from ray.exceptions import RayTaskError  # noqa: PLC0415
 
     inner: BaseException | None = exc
     while inner is not None:
-        if isinstance(inner, (TilingError, ModelError)) and not isinstance(inner, RayTaskError):
+        if isinstance(inner, OURS) and not isinstance(inner, RayTaskError):
             return inner
         inner = getattr(inner, "cause", None) or inner.__cause__
     if isinstance(exc, RayTaskError):
         return exc
     summary = str(exc).strip().splitlines()[0]
-    return WorkerLost(f"an embedding worker died ({summary}); free some memory and start the job again")
+    return WorkerLost(f"a worker died ({summary}); free some memory and start the job again")

@@ -1,10 +1,11 @@
 """Re-localizes a fleet: a table of street images in, corrected positions out.
 
-    manifest ─chunks─► read, embed (Ray) ─► kept on the disk ─► search, fuse, smooth ─► results.parquet
+    manifest ─chunks─► read, embed (Ray) ─► kept on disk ─► search, fuse (Ray) ─► smooth ─► results.parquet
 
-Embedding is what takes the time, and runs wherever Ray has room, in any order. What it gives is kept chunk by
-chunk, so that nothing is embedded twice. The rest runs here, in the order of the rows, and gives the same
-rows whatever was killed before. How an image is localized is the `Localizer`'s business.
+Embedding takes most of the time, and runs wherever Ray has room, in any order. What it gives is kept chunk by
+chunk, so that nothing is embedded twice. Answers are made of what was kept, and come back in the order of the
+rows; tracks are followed here. The rows are the same whatever was killed before. How an image is localized is
+the `Localizer`'s business.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from workers.chunks import Chunks
+from workers.fleet_actor import answer_fleet_here
 from workers.fleet_results import ResultsWriter, given_columns
 from workers.jobs import JobRecord, Jobs, RunningJob
 from workers.manifest import Manifest
@@ -29,14 +31,18 @@ KIND = "relocalize"
 
 Row = Mapping[str, Any]
 Embed = Callable[[Chunks, Callable[[int | None], "Embedder"], Sequence[int]], Generator[tuple[int, pa.Table]]]
+Answer = Callable[[Chunks, "Localizer"], Generator[list[dict[str, Any]]]]
 
 
 class Embedder(Protocol):
     """Embeds images inside a worker."""
 
-    def __call__(self, rows: Sequence[Row], images: Sequence[bytes | str]) -> pa.Table:
-        """A row for each of `rows`, with a `fault` where the image is unusable; an image that could not be
-        read is what went wrong."""
+    def look(self, row: Row, image: bytes | str) -> Any:
+        """What is to be embedded of an image, or what is wrong with it; an image that could not be read is
+        what went wrong. Called from several threads."""
+
+    def embed(self, looks: Sequence[Any]) -> pa.Table:
+        """A row for each look, with a `fault` where the image is unusable."""
 
 
 class Follower(Protocol):
@@ -47,10 +53,14 @@ class Follower(Protocol):
 
 
 class Localizer(Protocol):
-    """How images are localized."""
+    """How images are localized. Where `portable_bytes` is given, it can be sent to other processes."""
 
     make_embedder: Callable[[int | None], Embedder]
     """Goes to the workers and is called there, with the number of threads."""
+
+    @property
+    def portable_bytes(self) -> int | None:
+        """What it weighs; None: it stays here."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -96,6 +106,7 @@ def relocalize(
     localizer: Localizer,
     jobs: Jobs,
     embed: Embed,
+    answer: Answer = answer_fleet_here,
     resume: bool = True,
     progress: Callable[[FleetProgress], None] = lambda _: None,
 ) -> FleetReport:
@@ -105,7 +116,7 @@ def relocalize(
 
     Args:
         out: GeoParquet; replaced when all rows are there.
-        embed: where the work runs; see `workers.fleet_pipeline`.
+        embed, answer: where the work runs; see `workers.fleet_pipeline`.
         resume: False embeds everything again.
 
     Raises:
@@ -121,7 +132,9 @@ def relocalize(
         started_s = monotonic()
         embedded = embed_missing(chunks, localizer, embed, job, progress)
         embedded_s = monotonic()
-        counts = locate_all(chunks, localizer, out, job, progress)
+        with ResultsWriter(out) as writer, closing(answer(chunks, localizer)) as answers:
+            located = located_chunks(chunks, localizer, answers)
+            counts = locate_all(located, writer, len(chunks.rows), job, progress)
         report = FleetReport(
             job_id=job_id,
             images=manifest.table.num_rows,
@@ -171,55 +184,36 @@ def embed_missing(
 
 
 def locate_all(
-    chunks: Chunks,
-    localizer: Localizer,
-    out: Path,
+    located: Iterator[list[dict[str, Any]]],
+    writer: ResultsWriter,
+    total: int,
     job: RunningJob,
     progress: Callable[[FleetProgress], None],
 ) -> Counter[str]:
-    """Search, fuse and smooth chunk by chunk; images by status."""
+    """Write chunk after chunk; images by status."""
     counts: Counter[str] = Counter()
-    with ResultsWriter(out) as writer:
-        for located in located_chunks(chunks, localizer):
-            writer.write(located)
-            counts.update(row["status"] for row in located)
-            job.report(counts.total(), len(chunks.rows), "images located")
-            progress(
-                FleetProgress(
-                    job_id=job.record.id,
-                    stage="locate",
-                    done=counts.total(),
-                    total=len(chunks.rows),
-                    counts=counts,
-                )
-            )
-            job.check_cancelled()
+    for rows in located:
+        writer.write(rows)
+        counts.update(row["status"] for row in rows)
+        done = counts.total()
+        job.report(done, total, "images located")
+        progress(FleetProgress(job_id=job.record.id, stage="locate", done=done, total=total, counts=counts))
+        job.check_cancelled()
     return counts
 
 
-def located_chunks(chunks: Chunks, localizer: Localizer) -> Iterator[list[dict[str, Any]]]:
+def located_chunks(
+    chunks: Chunks, localizer: Localizer, answers: Iterator[list[dict[str, Any]]]
+) -> Iterator[list[dict[str, Any]]]:
     """The result's rows, chunk by chunk. One follower lives at a time: rows come by sequence and time."""
     current: str | None = None
     follower: Follower | None = None
-    for number in range(len(chunks)):
-        rows = chunks.rows_of(number)
+    for number, answered in enumerate(answers):
         located = []
-        for row, answer in zip(rows, answered(rows, chunks.get(number), localizer), strict=True):
+        for row, answer in zip(chunks.rows_of(number), answered, strict=True):
             if row["sequence"] != current:
                 current = row["sequence"]
                 follower = None if current is None else localizer.follower(current)
             smoothed = follower.advance(row, answer) if follower and not row["fault"] else {}
             located.append({**given_columns(row), **answer, **smoothed})
         yield located
-
-
-def answered(rows: Sequence[Row], seen: pa.Table, localizer: Localizer) -> list[dict[str, Any]]:
-    """An answer for each row; rows and images that cannot be used get a status that says so."""
-    faults = seen.column("fault").to_pylist()
-    usable = [index for index, (row, fault) in enumerate(zip(rows, faults, strict=True)) if not fault]
-    found = iter(localizer.answers([rows[index] for index in usable], seen.take(usable)))
-    return [_unusable(row, fault) if fault else next(found) for row, fault in zip(rows, faults, strict=True)]
-
-
-def _unusable(row: Row, fault: str) -> dict[str, Any]:
-    return {"status": "INVALID_ROW" if row["fault"] else "UNREADABLE_IMAGE", "reason": fault}

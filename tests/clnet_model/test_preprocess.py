@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clnet_model.errors import BadCamera, BadImage
+from clnet_model.lens import Lens
 from clnet_model.preprocess import (
+    Camera,
     CanvasSpec,
     ImageLimits,
+    LensCamera,
     Panorama,
     Perspective,
     decode_image,
+    needed_width_px,
     roll_canvas,
     to_canvas,
 )
@@ -123,6 +127,66 @@ def test_decoding_honours_exif_orientation() -> None:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", exif=exif)
     assert decode_image(buffer.getvalue()).shape == (40, 20, 3)
+
+
+def photo_like(width_px: int, height_px: int) -> Image.Image:
+    """Blobs of all sizes down to a few pixels, the large ones stronger, as in photos."""
+    rng = np.random.default_rng(4)
+    layers = [
+        Image.fromarray(rng.integers(0, 255, (height_px // step, width_px // step, 3), np.uint8)).resize(
+            (width_px, height_px), Image.Resampling.BICUBIC
+        )
+        for step in (4, 16, 64, 256)
+    ]
+    return Image.fromarray(np.average(layers, axis=0, weights=(1, 2, 4, 8)).astype(np.uint8))
+
+
+def jpeg(image: Image.Image, orientation: int = 1) -> bytes:
+    buffer, exif = io.BytesIO(), image.getexif()
+    exif[0x0112] = orientation
+    image.save(buffer, "JPEG", quality=92, exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("camera", "size"),
+    [
+        (Panorama(heading_deg=20.0), (4096, 2048)),
+        (Perspective(heading_deg=20.0, hfov_deg=90.0, pitch_deg=5.0), (3000, 2001)),
+        (
+            LensCamera(
+                heading_deg=20.0,
+                lens=Lens(
+                    width_px=3001, height_px=2001, fx_px=1400.0, fy_px=1400.0, cx_px=1500.0, cy_px=1000.0
+                ),
+            ),
+            (3001, 2001),
+        ),
+    ],
+    ids=["panorama", "photo", "lens"],
+)
+def test_a_large_jpeg_decoded_smaller_gives_the_same_canvas(camera: Camera, size: tuple[int, int]) -> None:
+    data, least_px = jpeg(photo_like(*size)), needed_width_px(camera, SPEC)
+    small = decode_image(data, at_least_px=least_px)
+    assert least_px <= small.shape[1] <= size[0] / 2
+    whole, quick = to_canvas(decode_image(data), camera, SPEC), to_canvas(small, camera, SPEC)
+    seen = (whole[..., 3] > 0) & (quick[..., 3] > 0)
+    assert np.mean(whole[..., 3] != quick[..., 3]) < 0.01
+    off = np.abs(whole[seen].astype(int) - quick[seen].astype(int))
+    assert off.mean() < 1.5
+    assert np.quantile(off, 0.99) < 8
+
+
+def test_a_photo_lying_on_its_side_is_measured_upright() -> None:
+    data = jpeg(photo_like(800, 1600), orientation=6)  # upright it is 1600 wide
+    assert decode_image(data, at_least_px=400).shape == (200, 400, 3)
+    assert decode_image(data, at_least_px=1601).shape == decode_image(data).shape == (800, 1600, 3)
+    tall = jpeg(photo_like(600, 1600), orientation=6)
+    assert decode_image(tall).shape == (600, 1600, 3)
+
+
+def test_what_is_no_jpeg_is_decoded_whole() -> None:
+    assert decode_image(png(np.zeros((256, 512, 3), np.uint8)), at_least_px=64).shape == (256, 512, 3)
 
 
 def test_sixteen_bit_grey_keeps_its_range() -> None:

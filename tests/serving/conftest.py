@@ -108,7 +108,7 @@ class FakeIndex:
         # exp(-d²/2σ²) with σ = 10 m after a softmax of temperature 0.05, as training asks for
         scores = self.similarity - 0.05 * self.away_m**2 / (2 * 10.0**2) - 0.01 * off_deg
         best = passing[np.argsort(-scores[passing], kind="stable")[:limit]]
-        return [replace(self.hits[row], score=float(scores[row])) for row in best]
+        return [self.hits[row]._replace(score=float(scores[row])) for row in best]
 
 
 def hit_on(patch: Patch, *, region: str, generation: str, score: float = 0.0) -> PatchHit:
@@ -203,14 +203,22 @@ class SmallWorld:
         """Where the street image was taken."""
         return self.patches[len(self.patches) // 2].centre
 
-    def build(self, folder: Path, generations: tuple[str, ...], *, unfinished: tuple[str, ...] = ()) -> None:
-        """A store with the region `brig`; the generations are promoted one after the other."""
+    def build(
+        self,
+        folder: Path,
+        generations: tuple[str, ...],
+        *,
+        unfinished: tuple[str, ...] = (),
+        url: str | None = None,
+    ) -> None:
+        """A store with the region `brig`, in a folder or on a Qdrant server; the generations are promoted one
+        after the other."""
         encoder = load_encoder(self.checkpoint, device="cpu")
         canvas = to_canvas(decode_image(self.image), Panorama(heading_deg=0.0), encoder.canvas)
         vectors = np.random.default_rng(0).normal(size=(len(self.patches), encoder.dim)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors[len(self.patches) // 2] = encoder.embed_ground(canvas[None])[0]
-        with open_store(directory=folder, create=True) as store:
+        with open_store(directory=folder, url=url, create=True) as store:
             for name in (*generations, *unfinished):
                 spec = GenerationSpec(
                     region="brig", generation=name, model_digest=encoder.digest, dim=encoder.dim, zoom=20,

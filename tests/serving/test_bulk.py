@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from clnet_model.errors import BadImage
-from serving.bulk import CANVASES, Seen, locate_seen, see
+from serving.bulk import CANVASES, locate_seen, look, see
 from serving.locate import HeadingPrior, Query, locate
 from spatial_index.priors import CirclePrior, PriorMode
 
@@ -32,10 +31,9 @@ def queries(camera):
 
 
 def in_bulk(images, queries, encoder, index):
-    seen = see(images, queries, encoder)
-    assert all(isinstance(each, Seen) for each in seen)
+    views = [look(image, query, encoder) for image, query in zip(images, queries, strict=True)]
     return locate_seen(
-        seen,
+        see(views, encoder),
         queries,
         search=lambda groups: [[index.search(request) for request in group] for group in groups],
         calibration=encoder.calibration,
@@ -61,13 +59,10 @@ def test_many_canvases_are_embedded_in_parts(panorama, encoder, index):
     assert max(batches) == CANVASES
 
 
-def test_an_image_that_is_none_is_its_own_error(panorama, encoder):
-    seen = see([b"no image", encoded(panorama)], [Query(), Query()], encoder)
-    assert isinstance(seen[0], BadImage)
-    assert isinstance(seen[1], Seen)
-    assert np.isfinite(seen[1].vectors).all()
+def test_an_image_that_is_none_is_refused(encoder):
+    with pytest.raises(BadImage):
+        look(b"no image", Query(), encoder)
 
 
 def test_nothing_is_nothing(encoder):
-    assert see([b""], [Query()], encoder)[0].args
-    assert see([], [], encoder) == []
+    assert see([], encoder) == []

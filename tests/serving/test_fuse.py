@@ -14,6 +14,7 @@ from clnet_model.turning import heading_difference_deg
 from serving.fuse import (
     Place,
     Status,
+    find_places,
     fuse,
     gather,
     heading_radius,
@@ -78,7 +79,7 @@ def test_noise_moves_the_position_by_metres_not_by_strides(make_hit):
     for _ in range(100):
         east, north = rng.uniform(-0.5, 0.5, 2)
         clean = bump(make_hit, east=east, north=north)
-        noisy = [replace(hit, score=hit.score + 0.035 * rng.normal()) for hit in clean]
+        noisy = [hit._replace(score=hit.score + 0.035 * rng.normal()) for hit in clean]
         errors_m.append(metres(fused(noisy).hypotheses[0].position, between(make_hit, east, north)))
     assert np.median(errors_m) < 5.0
 
@@ -117,6 +118,20 @@ def test_hypotheses_come_by_descending_probability_and_are_capped(make_hit):
     assert probabilities == sorted(probabilities, reverse=True)
     assert len(probabilities) == 3
     assert [patch.hit for patch in fusion.patches] == hits[::-1]
+
+
+def test_negligible_places_are_told_when_asked_for_and_change_no_radius(make_hit):
+    """A hundred places far away that hold e^-18 of the camera's each."""
+    best = make_hit(score=0.9)
+    far = [make_hit(20 * (i + 1), 0, score=0.0) for i in range(100)]
+    [alone] = fused([best]).hypotheses
+    among = fused([best, *far], max_hypotheses=3).hypotheses
+    assert [each.probability < 1e-7 for each in among] == [False, True, True]
+    assert (among[0].r68_m, among[0].r95_m) == pytest.approx((alone.r68_m, alone.r95_m), rel=1e-6)
+    assert (
+        len(find_places(gather([[[best, *far]]], NORTH), np.array([1.0 - 1e-6, *[1e-8] * 100]), at_least=2))
+        == 2
+    )
 
 
 def test_a_bad_best_similarity_is_no_confident_match(make_hit):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from clnet_model.preprocess import decode_image
 from serving.edge import query_from, timeout_from
-from serving.locate import locate
+from serving.locate import decoded, locate
 from serving.pb import (
     geometry_pb2,
     image_pb2,
@@ -187,7 +187,8 @@ def answer(request, encoder, index) -> None:
     try:
         query = query_from(request)
         timeout_from(request, 30.0)
-        locate(decode_image(request.image.data), query, encoder=encoder, index=index)
+        image = decoded(request.image.data, query, spec=encoder.canvas)
+        locate(image, query, encoder=encoder, index=index)
     except Exception as error:
         refused_well(error)
 
@@ -223,7 +224,7 @@ def test_lenses_of_any_numbers(encoder, index, examples):
 def test_images_of_any_bytes(examples):
     def check(data):
         try:
-            decode_image(data)
+            decode_image(data, at_least_px=20)
         except Exception as error:
             refused_well(error)
 

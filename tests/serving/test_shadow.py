@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,7 +61,7 @@ def test_one_runs_at_a_time(exact_hits):
 
 
 def test_a_promotion_in_between_is_no_loss(exact_hits):
-    older = [replace(hit, generation="before") for hit in exact_hits]
+    older = [hit._replace(generation="before") for hit in exact_hits]
     assert shadowed(exact_hits, older)[1] == []
 
 

@@ -1,6 +1,6 @@
 """The service when more comes than it can do, when callers leave, and when it is stopped.
 
-The encoder is slow on purpose. The last test stops the service.
+The encoder is slow on purpose. The last tests stop the service, and start another.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2
-from ray import cloudpickle
+from ray import cloudpickle, serve
 
 from clnet_model.encoder import load_encoder
 from serving.app import (
@@ -72,11 +72,11 @@ class Slow:
         return sum(int(line) for line in self.log.read_text().splitlines())
 
 
-def start(small_world, folder: Path) -> Slow:
+def start(small_world, folder: Path, **more: int) -> Slow:
     small_world.build(folder / "store", ("g1",))
     log = folder / "batches"
     options = ServiceOptions(
-        store=folder / "store", checkpoint=small_world.checkpoint, max_waiting=ROOM, max_batch=1
+        store=folder / "store", checkpoint=small_world.checkpoint, max_waiting=ROOM, max_batch=1, **more
     )
     app = build_application(
         options,
@@ -236,3 +236,39 @@ def test_stopping_waits_for_what_is_in_work(slow, small_world):
     assert any(retry_hint_s(error) for error in late)  # by us, before the proxy was gone
     with Client(slow.service.target, retries=Retries(attempts=1)) as client, pytest.raises(CallFailed):
         client.localize(small_world.image, NORTH, timeout_s=2.0)
+
+
+@pytest.mark.slow
+def test_encoders_multiply_under_load(slow, small_world, tmp_path):
+    """Load brings a second encoder, which takes part of it; every answer stays the same."""
+    slow.service.stop()
+    growing = start(small_world, tmp_path, max_encoder_replicas=2)
+    answers, calm, deadline_s = [], threading.Event(), time.monotonic() + 90.0
+
+    def keep_calling():
+        while not calm.is_set():
+            answers.append(call(growing, small_world.image))
+
+    try:
+        threads = [threading.Thread(target=keep_calling) for _ in range(ROOM)]
+        for thread in threads:
+            thread.start()
+        while encoders_running() < 2 and time.monotonic() < deadline_s:
+            time.sleep(0.5)
+        alone = len(answers)
+        time.sleep(20 * BATCH_S)
+        calm.set()
+        for thread in threads:
+            thread.join()
+        assert encoders_running() == 2
+        assert len(answers) - alone > 1.4 * 20  # one encoder gives 20 in that time
+        assert len({answer.hypotheses[0].position.latitude for answer in answers}) == 1
+    finally:
+        calm.set()
+        growing.service.stop()
+
+
+def encoders_running() -> int:
+    """Replicas that answer."""
+    [app] = serve.status().applications.values()
+    return app.deployments["Encoder"].replica_states.get("RUNNING", 0)

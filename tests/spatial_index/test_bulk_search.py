@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +11,7 @@ import pytest
 from mercantile import LngLat
 from shapely.geometry import LineString, Polygon, box
 
-from spatial_index.bulk import BulkSearch
+from spatial_index.bulk import StoreSearch, open_bulk_search
 from spatial_index.errors import ModelMismatch, UnknownRegion
 from spatial_index.priors import (
     AllOf,
@@ -86,7 +87,7 @@ def same(found, expected):
 @pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
 def test_every_prior_finds_what_the_store_finds(filled: Store, unit_vectors, prior):
     vectors = unit_vectors(5, seed=3)
-    [[found]] = BulkSearch(filled).search([[ask(vectors, prior)]])
+    [[found]] = open_bulk_search(filled).search([[ask(vectors, prior)]])
     same(found, filled.search(ask(vectors, prior)))
 
 
@@ -95,7 +96,7 @@ def test_a_batch_is_answered_in_order(filled: Store, unit_vectors):
         [ask(unit_vectors(count, seed=seed), PRIORS["soft circle"]), ask(unit_vectors(count, seed=seed))]
         for seed, count in enumerate((1, 7, 3))
     ]
-    for group, results in zip(groups, BulkSearch(filled).search(groups), strict=True):
+    for group, results in zip(groups, open_bulk_search(filled).search(groups), strict=True):
         for request, result in zip(group, results, strict=True):
             same(result, filled.search(request))
 
@@ -103,26 +104,35 @@ def test_a_batch_is_answered_in_order(filled: Store, unit_vectors):
 def test_batches_that_outgrow_the_memory_for_scores_are_split(filled: Store, unit_vectors, monkeypatch):
     monkeypatch.setattr("spatial_index.bulk.MOST_SCORE_BYTES", 4 * 400 * 3)
     groups = [[ask(unit_vectors(2, seed=seed))] for seed in range(5)]
-    found = BulkSearch(filled).search(groups)
+    found = open_bulk_search(filled).search(groups)
     for [request], [result] in zip(groups, found, strict=True):
         same(result, filled.search(request))
 
 
 def test_regions_too_large_for_memory_are_searched_by_their_store(filled: Store, unit_vectors):
-    bulk = BulkSearch(filled, most_vector_bytes=1_000)
-    assert not bulk.in_memory
+    bulk = open_bulk_search(filled, most_vector_bytes=1_000)
+    assert isinstance(bulk, StoreSearch)
     [[found]] = bulk.search([[ask(unit_vectors(2))]])
     same(found, filled.search(ask(unit_vectors(2))))
 
 
 def test_refusals_are_those_of_the_store(filled: Store, unit_vectors):
     with pytest.raises(UnknownRegion):
-        BulkSearch(filled).search([[ask(unit_vectors(1), regions=("atlantis",))]])
+        open_bulk_search(filled).search([[ask(unit_vectors(1), regions=("atlantis",))]])
     other = SearchRequest(vectors=unit_vectors(1), limit=1, model_digest="m2")
     with pytest.raises(ModelMismatch):
-        BulkSearch(filled).search([[other]])
+        open_bulk_search(filled).search([[other]])
+
+
+def test_it_searches_in_another_process(filled: Store, unit_vectors):
+    """Pickled before its first search and after."""
+    bulk = open_bulk_search(filled)
+    groups = [[ask(unit_vectors(3), PRIORS["corridor"]), ask(unit_vectors(3))]]
+    fresh = pickle.loads(pickle.dumps(bulk)).search(groups)
+    assert fresh == bulk.search(groups) == pickle.loads(pickle.dumps(bulk)).search(groups)
+    assert bulk.portable_bytes > sum(4 * info.dim * info.patches for info in filled.regions())
 
 
 def test_nothing_is_live(store: Store, unit_vectors):
-    [[found]] = BulkSearch(store).search([[ask(unit_vectors(2))]])
+    [[found]] = open_bulk_search(store).search([[ask(unit_vectors(2))]])
     assert (found.hits, found.candidates) == ([[], []], 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from time import perf_counter
 
+import numpy as np
 import pyproj
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from tiling.grid import (
     Tile,
     lnglat_at,
     mercator_at,
+    mercators_at,
     patch_at,
     patches_over,
     plan_blocks,
@@ -57,6 +59,12 @@ def test_side_is_true_across_the_antimeridian(beyond: float, lat: float, zoom: i
     west, south, east, north = patch.footprint.bounds
     assert -180 <= west < east <= 180
     assert south < patch.centre.lat < north
+
+
+@given(st.lists(st.tuples(longitudes, st.floats(-85, 85)), min_size=1, max_size=5))
+def test_many_positions_are_projected_as_one_by_one(places: list[tuple[float, float]]) -> None:
+    expected = [mercator_at(LngLat(lng=lng, lat=lat)) for lng, lat in places]
+    np.testing.assert_allclose(mercators_at(np.array(places)), expected, rtol=1e-14, atol=1e-6)
 
 
 @given(longitudes, latitudes, zooms)

@@ -24,7 +24,8 @@ from workers.relocalize import Embedder, Row, relocalize
 class EchoLocalizer:
     """Finds an image where its bytes say; its tracks count what they have seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, portable_bytes: int | None = None) -> None:
+        self.portable_bytes = portable_bytes
         self.make_embedder: Callable[[int | None], Embedder] = echo_embedder
         self.identity: Mapping[str, Any] = {"model_digest": "echo"}
 
@@ -49,15 +50,20 @@ class EchoFollower:
         return {"smoothed_status": "LOCALIZED", "smoothed_latitude": 46.0, "smoothed_longitude": self._sum}
 
 
-def echo_embedder(_: int | None) -> Embedder:
-    """An embedder that sums bytes."""
+class EchoEmbedder:
+    """Sums bytes."""
 
-    def embed(rows: Sequence[Row], images: Sequence[bytes | str]) -> pa.Table:
-        values = [zlib.crc32(image) if isinstance(image, bytes) else None for image in images]
-        faults = [image if isinstance(image, str) else None for image in images]
+    def look(self, row: Row, image: bytes | str) -> int | str:
+        return zlib.crc32(image) if isinstance(image, bytes) else image
+
+    def embed(self, looks: Sequence[int | str]) -> pa.Table:
+        values = [look if isinstance(look, int) else None for look in looks]
+        faults = [look if isinstance(look, str) else None for look in looks]
         return pa.table({"fault": pa.array(faults, pa.string()), "value": pa.array(values, pa.int64())})
 
-    return embed
+
+def echo_embedder(_: int | None) -> Embedder:
+    return EchoEmbedder()
 
 
 def main(manifest: str, out: str, jobs: str, chunk_s: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,14 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from spatial_index.errors import UnknownRegion
 from workers.chunks import CHUNK_ROWS, Chunks
+from workers.cluster import ray_cluster
 from workers.errors import JobCancelled
 from workers.fetch import fetch
 from workers.fleet_actor import embed_fleet_here
+from workers.fleet_pipeline import answer_fleet_on_ray, embed_fleet_on_ray
 from workers.fleet_results import SCHEMA
 from workers.jobs import Jobs, JobState
 from workers.manifest import read_manifest
-from workers.pipeline import embed_fleet_on_ray
 from workers.relocalize import FleetProgress, relocalize
 
 WORKER = Path(__file__).with_name("fleet_worker.py")
@@ -198,11 +202,78 @@ def test_cancelled_it_stops_and_keeps_what_it_has(
     assert run().embedded == IMAGES - CHUNK_ROWS
 
 
-def test_on_ray_it_gives_the_same(run: Callable[..., Any], undisturbed: pa.Table, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ray() -> Generator[None]:
+    with ray_cluster():
+        yield
+
+
+@pytest.mark.usefixtures("ray")
+def test_on_ray_it_gives_the_same(
+    run: Callable[..., Any], fakes: ModuleType, undisturbed: pa.Table, tmp_path: Path
+) -> None:
     seen: list[FleetProgress] = []
-    run(embed=embed_fleet_on_ray, progress=seen.append)
+    run(
+        localizer=fakes.EchoLocalizer(portable_bytes=1),
+        embed=embed_fleet_on_ray,
+        answer=answer_fleet_on_ray,
+        progress=seen.append,
+    )
     assert pq.read_table(tmp_path / "out.parquet").equals(undisturbed)
-    assert [each.done for each in seen if each.stage == "embed"][-1] == IMAGES
+    for stage in ("embed", "locate"):
+        assert [each.done for each in seen if each.stage == stage][-1] == IMAGES
+
+
+class Signed:
+    """Answers as another localizer does, and leaves the number of the process that did."""
+
+    portable_bytes = 1
+
+    def __init__(self, localizer: Any, folder: Path) -> None:
+        self._localizer, self._folder = localizer, folder
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.__dict__["_localizer"], name)
+
+    def answers(self, rows: Sequence[Any], seen: pa.Table) -> list[dict[str, Any]]:
+        (self._folder / str(os.getpid())).touch()
+        found: list[dict[str, Any]] = self._localizer.answers(rows, seen)
+        return found
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_worker_that_is_killed_while_it_answers_changes_nothing(
+    run: Callable[..., Any], fakes: ModuleType, undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    killed: list[int] = []
+
+    def kill_one(seen: FleetProgress) -> None:
+        if seen.stage == "locate" and not killed:
+            killed.append(int(next(pids.iterdir()).name))
+            os.kill(killed[0], signal.SIGKILL)
+
+    run(localizer=Signed(fakes.EchoLocalizer(), pids), answer=answer_fleet_on_ray, progress=kill_one)
+    assert killed
+    assert killed != [os.getpid()]
+    assert pq.read_table(tmp_path / "out.parquet").equals(undisturbed)
+
+
+class Refusing(Signed):
+    def answers(self, rows: Sequence[Any], seen: pa.Table) -> list[dict[str, Any]]:
+        raise UnknownRegion("atlantis", [])
+
+
+@pytest.mark.usefixtures("ray")
+def test_what_the_index_refuses_arrives_as_itself(
+    run: Callable[..., Any], fakes: ModuleType, tmp_path: Path
+) -> None:
+    with pytest.raises(UnknownRegion):
+        run(localizer=Refusing(fakes.EchoLocalizer(), tmp_path), answer=answer_fleet_on_ray)
+    assert not (tmp_path / "out.parquet").exists()
 
 
 def test_what_cannot_be_fetched_says_why(tmp_path: Path) -> None:
