@@ -82,7 +82,7 @@ def free_cores(*, at_most: int) -> int:
     """
     import ray  # noqa: PLC0415
 
-    wanted = min(at_most, int(ray.cluster_resources()["CPU"]))  # type: ignore[no-untyped-call]
+    wanted = min(at_most, int(ray.cluster_resources().get("CPU", 0)))  # type: ignore[no-untyped-call]
     deadline_s = monotonic() + SETTLE_S
     while (free := int(_free_resources()["CPU"])) < wanted and monotonic() < deadline_s:
         sleep(0.1)
