@@ -3,19 +3,24 @@
 A promoted generation is frozen, so its files must stay what they were. The engine itself (qdrant-edge 0.9)
 loads most damaged files without a word: overwritten vectors gave scores of 1e38, others made it panic. So it
 never sees a file whose content has changed.
+
+It writes small files anew as it loads them, with the same content, each in a folder beside from which it is
+then renamed; killed in between, it leaves that folder behind. What lies in there was never part of anything.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from spatial_index.errors import DamagedStore
 from spatial_index.files import read_json, write_json
 
 FORMAT = 1
+LEFTOVER = ".atomicwrite"  # and six letters: the engine's unfinished files
 _BLOCK = 1 << 16
 _ZEROS = bytes(_BLOCK)
 
@@ -40,8 +45,8 @@ def check_seal(path: Path, folder: Path, engine: str) -> bool:
         seal = read_json(path)
         if (seal["format"], seal["engine"]) != (FORMAT, engine):
             return False
-        sealed = dict(seal["files"])
-    except (ValueError, KeyError, TypeError, OSError) as exc:
+        sealed = {name: crc for name, crc in seal["files"].items() if not _is_leftover(PurePath(name))}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as exc:
         raise DamagedStore(str(path), f"unreadable checksums ({exc})") from exc
     found = _checksums(folder)
     for name in sorted(sealed.keys() | found.keys()):
@@ -52,9 +57,19 @@ def check_seal(path: Path, folder: Path, engine: str) -> bool:
     return True
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed engine left unfinished, as far as the disk lets us."""
+    for path in list(folder.rglob(f"{LEFTOVER}*")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_leftover(name: PurePath) -> bool:
+    return any(part.startswith(LEFTOVER) for part in name.parts)
+
+
 def _checksums(folder: Path) -> dict[str, int]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {name.as_posix(): _checksum(path) for name, path in files.items() if not _is_leftover(name)}
 
 
 def _checksum(path: Path) -> int:

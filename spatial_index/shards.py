@@ -11,7 +11,7 @@ from spatial_index.meta import GenerationMeta
 from spatial_index.planner import Profile
 from spatial_index.profile import Planning, profile_of
 from spatial_index.records import GenerationSpec
-from spatial_index.seal import check_seal, write_seal
+from spatial_index.seal import check_seal, clear_leftovers, write_seal
 from spatial_index.shard import EMPTY_BYTES, Shard, flush_bytes, optimize_bytes
 
 
@@ -108,6 +108,7 @@ class Shards:
     def _load(self, meta: GenerationMeta) -> Shard:
         region, generation = meta.spec.region, meta.spec.generation
         path, seal = self._folder.shard(region, generation), self._folder.seal_file(region, generation)
+        clear_leftovers(path)
         if meta.release:
             sealed = check_seal(seal, path, self._engine)
         else:

@@ -174,6 +174,27 @@ def test_a_store_without_its_regions_is_not_opened_as_an_empty_one(root):
         open_store(directory=root, create=True)
 
 
+def test_what_a_killed_engine_left_unfinished_is_no_damage(root):
+    """It writes files in a folder beside, and renames them."""
+    segments = list((root / "regions/brig/g2/shard/segments").iterdir())
+    left = [folder / ".atomicwriteAbC12z" for folder in (*segments, root / "regions/brig/g2/shard")]
+    for folder in left:
+        folder.mkdir()
+        (folder / "tmpfile.tmp").write_bytes(b"half of")
+    with open_store(directory=root) as store:
+        assert store.search(ask("brig")).candidates == 12
+    assert not any(folder.exists() for folder in left)
+
+
+def test_leftovers_that_were_sealed_by_an_earlier_version_may_go(root):
+    seal = root / "regions/brig/g2/seal.json"
+    content = json.loads(seal.read_text())
+    content["files"]["segments/one/.atomicwriteAbC12z/tmpfile.tmp"] = 1
+    seal.write_text(json.dumps(content))
+    with open_store(directory=root) as store:
+        assert store.search(ask("brig")).candidates == 12
+
+
 def test_unreadable_checksums_are_damage(root):
     file = root / "regions/brig/g2/seal.json"
     file.write_text("{")
