@@ -6,6 +6,7 @@ terminal.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -90,11 +91,16 @@ def free_cores(*, at_most: int) -> int:
 
 
 def _free_resources() -> dict[str, float]:
-    """What is free now, or soon: actors of a job that just ended give their cores back with a delay."""
+    """What is free now, or soon: actors of a job that just ended give their cores back with a delay.
+
+    Those of a job that failed live as long as their last handle, which may lie in a cycle that the collector
+    has not come to.
+    """
     import ray  # noqa: PLC0415
 
     deadline_s = monotonic() + FREE_WAIT_S
     while True:
+        gc.collect()
         free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
         if free.get("CPU", 0.0) >= 1:
             return free

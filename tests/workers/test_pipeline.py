@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from spatial_index.store import open_store
 from tiling.errors import UnreadableSheet
 from tiling.ortho import Ortho, open_ortho
+from workers.cluster import free_cores
 from workers.embedding import EmbedSettings, block_to_row, embed_here
 from workers.ingest import ingest
 from workers.ingest_plan import plan_ingest
@@ -61,3 +63,21 @@ def test_pixels_stay_inside_the_worker(ortho: Ortho, load_thumbnail: Any) -> Non
     assert sent < 100 * len(blocks) + 20_000
     back = sum(rows.nbytes for rows in embed_on_ray(blocks, settings_for(ortho, load_thumbnail)))
     assert back / patches < 4 * encoder.dim + 200 < pixel_bytes
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_cores_of_a_failed_job_come_back(write_sheet: Any, damage: Any, load_thumbnail: Any) -> None:
+    """What Ray Data keeps of a failure lies in cycles and holds an actor; the collector may never come by."""
+    path = write_sheet()
+    damage(path)
+    ortho = open_ortho([path])
+    blocks = list(plan_ingest("town", ortho, load_thumbnail(None)).blocks())
+    before = free_cores(at_most=2)
+    gc.disable()
+    try:
+        for _ in range(3):
+            with pytest.raises(UnreadableSheet):
+                list(embed_on_ray(blocks, settings_for(ortho, load_thumbnail)))
+        assert free_cores(at_most=2) == before
+    finally:
+        gc.enable()
