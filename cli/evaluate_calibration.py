@@ -27,11 +27,10 @@ from cli.calibration_table import (
 from cli.demo_queries import HEADING_ACCURACY_DEG, StreetImage, distance_m
 from cli.tables import print_table
 from clnet_model.encoder import load_encoder
-from clnet_model.preprocess import decode_image
 from clnet_model.turning import heading_difference_deg
 from serving.coverage import WGS84
 from serving.fuse import Status
-from serving.locate import Answer, HeadingPrior, Index, Query, locate
+from serving.locate import Answer, HeadingPrior, Index, Query, decoded, locate
 from spatial_index.priors import PolygonPrior
 from spatial_index.store import open_store
 from tiling.grid import LngLat
@@ -115,7 +114,7 @@ def queries_of(image: StreetImage) -> Iterator[tuple[str, Query]]:
 
 def judge(image: StreetImage, query: Query, city: City, encoder: Encoder) -> Judged:
     """One query, asked inside and outside."""
-    pixels = decode_image(image.path.read_bytes())
+    pixels = decoded(image.path.read_bytes(), query, spec=encoder.canvas)
     here = locate(pixels, query, encoder=encoder, index=city.index)
     elsewhere = Query(
         hfov_deg=query.hfov_deg, heading=query.heading, prior=all_but(image.position, city.outline)

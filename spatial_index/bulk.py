@@ -241,10 +241,11 @@ class HeldPoints:
         return self._passing[condition]
 
     def _best(self, scores: Scores, rows: Rows | None, limit: int) -> list[PatchHit]:
-        best = np.argpartition(-scores, limit - 1)[:limit] if limit < len(scores) else np.arange(len(scores))
+        rest = max(0, len(scores) - limit)
+        best = np.argpartition(scores, rest)[rest:] if rest else np.arange(len(scores))
         best = best[np.argsort(-scores[best], kind="stable")]
         return [
-            self._patches[row]._replace(score=score)
+            PatchHit(*self._patches[row][:-1], score)
             for row, score in zip(
                 (best if rows is None else rows[best]).tolist(), scores[best].tolist(), strict=True
             )
