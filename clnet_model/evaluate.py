@@ -157,7 +157,7 @@ def query_blocks(
     rolls = (0.0,) if queries.heading_known else _headings(encoder.calibration.heading_step_deg, turns)
     for start in range(0, len(usable), BLOCK):
         rows = usable[start : start + BLOCK]
-        canvases = np.stack([_masked(pairs.canvases[row], queries, int(row)) for row in rows])
+        canvases = np.stack([as_asked(pairs.canvases[row], queries, int(row)) for row in rows])
         rolled = [
             canvases if roll_deg == 0 else np.stack([roll_canvas(c, roll_deg) for c in canvases])
             for roll_deg in rolls
@@ -314,8 +314,9 @@ def _headings(step_deg: float, turns: int) -> tuple[float, ...]:
     return tuple(part_deg * number / count for number in range(count))
 
 
-def _masked(canvas: Pixels, queries: QuerySet, row: int) -> Pixels:
-    """Turn a canvas whose heading is unknown by a fixed pseudo-random angle; cut a 4:3 photo out of it."""
+def as_asked(canvas: Pixels, queries: QuerySet, row: int) -> Pixels:
+    """A canvas (H, W, 4) as these queries show it: turned by a pseudo-random angle of the row's own where the
+    heading is unknown, and no more of it than a 4:3 photo of their field of view."""
     dice = np.random.default_rng(row)
     turned = canvas if queries.heading_known else roll_canvas(canvas, float(dice.uniform(0, 360)))
     if queries.hfov_deg >= 360.0:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from clnet_model.augment import Augmenter, Batch, noise_field
 from clnet_model.collective import ALONE, World
@@ -29,7 +28,14 @@ from clnet_model.run_files import MetricsLog, ResumeFile, ResumeStore, keep_chec
 from clnet_model.sampling import BatchRows, NeighbourhoodSampler
 from clnet_model.schedule import Clock
 from clnet_model.train_config import TrainConfig
-from clnet_model.train_step import Tick, TrainState, set_learning_rate, start, train_step
+from clnet_model.train_step import (
+    Tick,
+    TrainState,
+    forget_statistics,
+    set_learning_rate,
+    start,
+    train_step,
+)
 
 Progress = Callable[[Tick], None]
 
@@ -102,10 +108,7 @@ class Run:
         config, world = self.config, self.world
         model = copy.deepcopy(self.state.model)
         self.state.average.copy_to(model)
-        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over the batches
+        forget_statistics(model)
         with torch.no_grad(), mixed(config.precision, world.device):
             for number in range(config.statistics_batches):
                 seed = config.seed + 7_000_003 * (number + 1)

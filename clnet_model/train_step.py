@@ -181,6 +181,11 @@ def start(config: TrainConfig, world: World = ALONE) -> TrainState:
         _start_from(model, Path(config.start_from))
     if config.recompute:
         model.recompute_activations()
+    return state_of(model, config, world)
+
+
+def state_of(model: CLNet, config: TrainConfig, world: World = ALONE) -> TrainState:
+    """Its average and its optimiser, before the first step."""
     model = model.train().to(world.device)
     both: nn.Module = BothViews(model)
     if world.size > 1:
@@ -211,6 +216,14 @@ def _start_from(model: CLNet, folder: Path) -> None:
     if replace(earlier.config, zoom=model.config.zoom) != model.config:
         raise BadCheckpoint(f"{folder} has other network settings than this run; leave out --start-from")
     model.load_state_dict(earlier.state_dict())
+
+
+def forget_statistics(model: nn.Module) -> None:
+    """From here on running statistics are the plain mean over the batches that are shown in training mode."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None
 
 
 def set_learning_rate(state: TrainState, share: float, config: TrainConfig) -> None:
