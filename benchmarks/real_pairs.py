@@ -1,0 +1,111 @@
+"""Real pairs that the shipped checkpoint has never seen: does what it learned in simulated cities carry over?
+
+    pip install --group bench
+    python benchmarks/real_pairs.py ../shared/data/u1652_montage
+
+PAIRS holds `drone` and `satellite` images of the same names (University-1652, Zheng et al., ACM MM 2020).
+No real street panorama is among them, so this asks the aerial branch alone: a drone's oblique image,
+turned and cropped to what a satellite image shows of the place, against the satellite images of all
+places. Beside it the frozen features that the ablation stands on, without a head. Writes OUT (JSON) and
+prints it as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ablation_features import DRONE_QUARTERS, DRONE_SHARES, aerial_features, blocks, planes, square
+from numpy.typing import NDArray
+from PIL import Image
+from reporting import write_results
+
+from cli.tables import markdown_table
+from clnet_model.encoder import load_encoder
+from clnet_model.evaluate import rank_of_true
+from clnet_model.intervals import share_interval
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKPOINT = ROOT / "clnet_model/checkpoints/clnet-sim-s"
+SIDE_PX = 128
+Pixels = NDArray[np.uint8]
+Vectors = NDArray[np.float32]
+
+
+def main() -> None:
+    args = parsed()
+    drone, satellite = images_of(args.pairs)
+    encoder = load_encoder(args.checkpoint)
+    views = {args.checkpoint.name: (encoder.embed_aerial(drone), encoder.embed_aerial(satellite))}
+    frozen = (frozen_features(drone), frozen_features(satellite))
+    views["frozen features, mean"] = tuple(standard(features.mean(axis=(2, 3))) for features in frozen)
+    views["frozen features, where they lie"] = tuple(standard(features) for features in frozen)
+    rows = [row_of(name, *both) for name, both in views.items()]
+    write_results(args.out, rows)
+    print(markdown_table(["compared by", "pairs", "R@1", "R@5", "R@10"], [cells(row) for row in rows]))
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pairs", type=Path)
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/real_pairs.json")
+    return parser.parse_args()
+
+
+def images_of(root: Path) -> tuple[Pixels, Pixels]:
+    """Drone and satellite images (N, 128, 128, 3) of the same places, with the same north."""
+    names = sorted(path.name for path in (root / "drone").iterdir())
+    drone, satellite = (
+        np.stack([square(root / view / name, SIDE_PX) for name in names]) for view in ("drone", "satellite")
+    )
+    return np.stack([as_from_above(image) for image in drone]), satellite
+
+
+def as_from_above(drone: Pixels) -> Pixels:
+    """The middle of a drone's image, stretched and turned clockwise as the satellite image shows it."""
+    wide, high = (round(share * SIDE_PX / 2) for share in DRONE_SHARES)
+    middle = SIDE_PX // 2
+    cut = Image.fromarray(drone[middle - high : middle + high, middle - wide : middle + wide])
+    return np.ascontiguousarray(np.rot90(np.asarray(cut.resize((SIDE_PX, SIDE_PX))), -DRONE_QUARTERS))
+
+
+def frozen_features(images: Pixels) -> Vectors:
+    """Unrolled features (N, C, rows, columns)."""
+    parts = [aerial_features(planes(images[rows])) for rows in blocks(len(images))]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def standard(features: Vectors) -> Vectors:
+    """Unit vectors (N, D) of what differs from the mean of all images, in units of its spread."""
+    flat = features.reshape(len(features), -1)
+    flat = (flat - flat.mean(axis=0)) / (flat.std(axis=0) + 1e-3)
+    unit: Vectors = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    return unit
+
+
+def row_of(name: str, drone: Vectors, satellite: Vectors) -> dict[str, Any]:
+    """Recalls 0 to 1 with 95 % intervals over pairs; ties count against."""
+    rank = rank_of_true(drone @ satellite.T, np.arange(len(drone)))
+    row: dict[str, Any] = {"compared_by": name, "pairs": len(drone)}
+    for k in (1, 5, 10):
+        found = share_interval(float((rank <= k).mean()), len(drone))
+        row[f"recall_at_{k}"] = round(float((rank <= k).mean()), 4)
+        row[f"recall_at_{k}_interval"] = [round(found.low, 4), round(found.high, 4)]
+    return row
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    shown = []
+    for k in (1, 5, 10):
+        low, high = row[f"recall_at_{k}_interval"]
+        shown.append(f"{100 * row[f'recall_at_{k}']:.1f} ({100 * low:.1f} to {100 * high:.1f})")
+    return [row["compared_by"], str(row["pairs"]), *shown]
+
+
+if __name__ == "__main__":
+    main()
