@@ -4,7 +4,7 @@
     python benchmarks/real_pairs.py ../shared/data/u1652_montage
 
 PAIRS holds `drone` and `satellite` images of the same names (University-1652, Zheng et al., ACM MM 2020).
-No real street panorama is among them, so this asks the aerial branch alone: a drone's oblique image,
+No real street panorama is among them, so this asks mainly the aerial branch: a drone's oblique image,
 turned and cropped to what a satellite image shows of the place, against the satellite images of all
 places. Beside it the frozen features that the ablation stands on, without a head. Writes OUT (JSON) and
 prints it as a table.
@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_features import DRONE_QUARTERS, DRONE_SHARES, aerial_features, blocks, planes, square
+from ablation_features import (
+    DRONE_QUARTERS,
+    DRONE_SHARES,
+    aerial_features,
+    blocks,
+    drone_pairs,
+    planes,
+    square,
+)
 from numpy.typing import NDArray
 from PIL import Image
 from reporting import write_results
@@ -38,7 +46,10 @@ def main() -> None:
     args = parsed()
     drone, satellite = images_of(args.pairs)
     encoder = load_encoder(args.checkpoint)
-    views = {args.checkpoint.name: (encoder.embed_aerial(drone), encoder.embed_aerial(satellite))}
+    gallery = encoder.embed_aerial(satellite)
+    name = args.checkpoint.name
+    views = {f"{name}, aerial branch": (encoder.embed_aerial(drone), gallery)}
+    views[f"{name}, street branch"] = (encoder.embed_ground(drone_pairs(args.pairs).canvases), gallery)
     frozen = (frozen_features(drone), frozen_features(satellite))
     views["frozen features, mean"] = tuple(standard(features.mean(axis=(2, 3))) for features in frozen)
     views["frozen features, where they lie"] = tuple(standard(features) for features in frozen)
