@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablation_variants import BASELINE
+from ablation_variants import BASELINE, VARIANTS
 
 from cli.tables import markdown_table
 from clnet_model.intervals import seed_interval
@@ -35,7 +35,7 @@ def runs_of(rows: Sequence[Row], **wanted: object) -> list[Row]:
 
 
 def variants_of(runs: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(run["variant"] for run in runs))
+    return [name for name in VARIANTS if any(run["variant"] == name for run in runs)]
 
 
 def recalls(runs: Sequence[Row], variant: str, asked: Sequence[str]) -> list[str]:
@@ -89,6 +89,7 @@ def draw(rows: Sequence[Row], out: Path) -> None:
     figure, axes = plt.subplots(
         1, len(kinds), figsize=(5.5 * len(kinds), 4), layout="constrained", squeeze=False
     )
+    legend: tuple[list[Any], list[str]] = ([], [])
     for axis, data in zip(axes[0], kinds, strict=True):
         runs = runs_of(rows, data=data)
         shown = variants_of(runs)
@@ -110,5 +111,7 @@ def draw(rows: Sequence[Row], out: Path) -> None:
         axis.set(yticks=range(len(shown)), yticklabels=shown, xlabel="R@1, %", title=f"{data} data")
         axis.set_xlim(0, None)
         axis.invert_yaxis()
-        axis.legend()
+        handles = axis.get_legend_handles_labels()
+        legend = handles if len(handles[0]) > len(legend[0]) else legend
+    figure.legend(*legend, loc="outside lower center", ncols=len(legend[0]))
     figure.savefig(out, dpi=110)
