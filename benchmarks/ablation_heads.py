@@ -5,7 +5,6 @@ Knows features and heads; does not know images, how runs are shared out, kept or
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -56,13 +55,10 @@ class FixedGrid(nn.Module):
 class Heads(CLNet):
     """CLNet whose images are features (B, C + 1, rows, columns) of a frozen trunk, last the seen share."""
 
-    def __init__(self, config: CLNetConfig, variant: Variant) -> None:
+    def __init__(self, config: CLNetConfig, *, columns: bool) -> None:
         super().__init__(config)
         self.trunk = nn.Sequential(nn.Linear(CHANNELS, config.token_dim), nn.LayerNorm(config.token_dim))  # type: ignore[assignment]
-        if self.ground.ncm is not None and self.aerial.ncm is not None:
-            for field in (self.ground.ncm, self.aerial.ncm):
-                nn.init.constant_(field.log_azimuth_sigma, math.log(math.radians(variant.start_sigma_deg)))
-        if variant.columns:
+        if columns:
             self.ground.ncm, self.aerial.ncm = FixedGrid(config), FixedGrid(config)  # type: ignore[assignment]
 
     def view_ground(self, canvases: Tensor) -> View:
@@ -113,7 +109,7 @@ def trained(
     config = replace(variant.config(seed, budget), precision="fp32")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Heads(config.model, variant)
+        model = Heads(config.model, columns=variant.columns)
     state = state_of(model, config)
     batches = drawn(cities, seed, budget.batch, rows=rows, photos=photos)
     losses = []

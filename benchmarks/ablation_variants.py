@@ -40,7 +40,7 @@ class Variant:
         """The shipped checkpoint's recipe without this variant's parts; `max_steps` from the budget."""
         loss = LossConfig() if self.turned_losses else LossConfig(turned_weight=0.0, sector_weight=0.0)
         return TrainConfig(
-            model=CLNetConfig().without(*self.off),
+            model=CLNetConfig(start_sigma_deg=self.start_sigma_deg).without(*self.off),
             loss=loss,
             budget=BudgetConfig(max_steps=budget.steps),
             peak_learning_rate=PEAK_LEARNING_RATE,

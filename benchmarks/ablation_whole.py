@@ -24,7 +24,7 @@ from clnet_model.sampling import SamplerConfig
 from clnet_model.train import fit
 from clnet_model.train_config import TrainConfig
 
-WHOLE = [name for name, variant in VARIANTS.items() if not variant.columns and variant.start_sigma_deg == 9.0]
+WHOLE = [name for name, variant in VARIANTS.items() if not variant.columns]
 
 
 def run_whole(

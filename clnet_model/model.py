@@ -68,6 +68,7 @@ class CLNetConfig:
     latent_azimuths: int = 32
     latent_ranges: int = 4
     azimuth_channels: int = 12
+    start_sigma_deg: float = 4.0  # how far NCM's cells look around their azimuth before they learn
     polar: bool = True  # unroll patches around their centre before the trunk; False: the trunk sees a plan
     use_ncm: bool = True
     use_nec: bool = True
@@ -296,7 +297,11 @@ class CLNet(nn.Module):
     def _field(self, geometry: Any) -> CorrespondenceField:
         c = self.config
         return CorrespondenceField(
-            geometry, dim=c.token_dim, azimuths=c.latent_azimuths, ranges=c.latent_ranges
+            geometry,
+            dim=c.token_dim,
+            azimuths=c.latent_azimuths,
+            ranges=c.latent_ranges,
+            azimuth_sigma_deg=c.start_sigma_deg,
         )
 
 

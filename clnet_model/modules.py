@@ -103,7 +103,7 @@ class CorrespondenceField(nn.Module):
         azimuths: int,
         ranges: int,
         key_dim: int = 32,
-        azimuth_sigma_deg: float = 9.0,
+        azimuth_sigma_deg: float,
     ) -> None:
         super().__init__()
         self.azimuths, self.ranges = azimuths, ranges
