@@ -86,6 +86,8 @@ class CLNetConfig:
                 raise BadConfig(
                     f"{name} is {size_px}: it must be a multiple of the trunk's stride, {stride} px"
                 )
+        if not 0.5 <= self.start_sigma_deg <= 90:
+            raise BadConfig(f"start_sigma_deg is {self.start_sigma_deg}: 0.5 to 90 degrees are allowed")
         if not 8 <= self.dim <= 512:
             raise BadConfig(f"the descriptor has {self.dim} dimensions: 8 to 512 are allowed")
 
