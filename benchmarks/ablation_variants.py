@@ -28,19 +28,19 @@ PAIR_QUERIES = {"north known": NORTH_KNOWN, UNKNOWN: UNKNOWN_HEADING}
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
     """What `CLNetConfig.without` switches off; with `columns` NCM's learned field gives way to a fixed grid;
-    without `turned_losses` only the loss of descriptors as they are is left. `start_sigma_deg` is how far
+    without `turned_losses` only the loss of descriptors as they are is left. `start_sigma_cells` is how far
     NCM's cells look around their azimuth before they learn."""
 
     off: tuple[str, ...] = ()
     columns: bool = False
     turned_losses: bool = True
-    start_sigma_deg: float = 9.0
+    start_sigma_cells: float = 0.8
 
     def config(self, seed: int, budget: Budget) -> TrainConfig:
         """The shipped checkpoint's recipe without this variant's parts; `max_steps` from the budget."""
         loss = LossConfig() if self.turned_losses else LossConfig(turned_weight=0.0, sector_weight=0.0)
         return TrainConfig(
-            model=CLNetConfig(start_sigma_deg=self.start_sigma_deg).without(*self.off),
+            model=CLNetConfig(start_sigma_cells=self.start_sigma_cells).without(*self.off),
             loss=loss,
             budget=BudgetConfig(max_steps=budget.steps),
             peak_learning_rate=PEAK_LEARNING_RATE,
@@ -61,8 +61,8 @@ VARIANTS = {
     "NCM + GFR": Variant(off=("nec",)),
     "NCM + NEC + GFR": Variant(),
     "columns, one loss": Variant(off=("nec", "gfr"), columns=True, turned_losses=False),
-    "NCM, sharp start": Variant(off=("nec", "gfr"), start_sigma_deg=4.0),
-    "NCM + NEC + GFR, sharp start": Variant(start_sigma_deg=4.0),
+    "NCM, sharp start": Variant(off=("nec", "gfr"), start_sigma_cells=0.36),
+    "NCM + NEC + GFR, sharp start": Variant(start_sigma_cells=0.36),
     "NCM, one loss": Variant(off=("nec", "gfr"), turned_losses=False),
 }
 

@@ -68,7 +68,7 @@ class CLNetConfig:
     latent_azimuths: int = 32
     latent_ranges: int = 4
     azimuth_channels: int = 12
-    start_sigma_deg: float = 4.0  # how far NCM's cells look around their azimuth before they learn
+    start_sigma_cells: float = 0.36  # how far NCM's cells look around before they learn, in azimuth cells
     polar: bool = True  # unroll patches around their centre before the trunk; False: the trunk sees a plan
     use_ncm: bool = True
     use_nec: bool = True
@@ -86,8 +86,8 @@ class CLNetConfig:
                 raise BadConfig(
                     f"{name} is {size_px}: it must be a multiple of the trunk's stride, {stride} px"
                 )
-        if not 0.5 <= self.start_sigma_deg <= 90:
-            raise BadConfig(f"start_sigma_deg is {self.start_sigma_deg}: 0.5 to 90 degrees are allowed")
+        if not 0.1 <= self.start_sigma_cells <= 4:
+            raise BadConfig(f"start_sigma_cells is {self.start_sigma_cells}: 0.1 to 4 cells are allowed")
         if not 8 <= self.dim <= 512:
             raise BadConfig(f"the descriptor has {self.dim} dimensions: 8 to 512 are allowed")
 
@@ -303,7 +303,7 @@ class CLNet(nn.Module):
             dim=c.token_dim,
             azimuths=c.latent_azimuths,
             ranges=c.latent_ranges,
-            azimuth_sigma_deg=c.start_sigma_deg,
+            azimuth_sigma_deg=c.start_sigma_cells * 360 / c.latent_azimuths,
         )
 
 

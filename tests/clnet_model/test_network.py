@@ -194,17 +194,17 @@ def test_unknown_module_is_refused(tiny: Tiny) -> None:
 
 
 def test_a_field_starts_as_wide_as_the_settings_say(tiny: Tiny) -> None:
-    field = build(replace(tiny(), start_sigma_deg=6.0)).ground.ncm
+    field = build(replace(tiny(), latent_azimuths=16, start_sigma_cells=0.4)).ground.ncm
     assert field is not None
     torch.testing.assert_close(
-        field.log_azimuth_sigma.exp(), torch.full_like(field.log_azimuth_sigma, math.radians(6.0))
+        field.log_azimuth_sigma.exp(), torch.full_like(field.log_azimuth_sigma, math.radians(9.0))
     )
 
 
-@pytest.mark.parametrize("sigma_deg", [0.0, -4.0, 180.0, math.nan])
-def test_a_field_that_cannot_start_is_refused(tiny: Tiny, sigma_deg: float) -> None:
-    with pytest.raises(BadConfig, match="start_sigma_deg"):
-        replace(tiny(), start_sigma_deg=sigma_deg)
+@pytest.mark.parametrize("sigma", [0.0, -0.4, 16.0, math.nan])
+def test_a_field_that_cannot_start_is_refused(tiny: Tiny, sigma: float) -> None:
+    with pytest.raises(BadConfig, match="start_sigma_cells"):
+        replace(tiny(), start_sigma_cells=sigma)
 
 
 def test_sizes_must_fit_the_stride(tiny: Tiny) -> None:
