@@ -91,11 +91,8 @@ def measure(args: argparse.Namespace) -> None:
     context = get_context("spawn")  # a forked process cannot use the GPU
     with ProcessPoolExecutor(args.jobs, mp_context=context, initializer=one_thread) as pool:
         tasks = dict(planned(args, pool))
-        waiting = [
-            pool.submit(kept, task, args.kept)
-            for key, task in tasks.items()
-            if key not in finished(args.kept)
-        ]
+        before = finished(args.kept)
+        waiting = [pool.submit(kept, task, args.kept) for key, task in tasks.items() if key not in before]
         for done in as_completed(waiting):
             print(done.result(), flush=True)
     runs = [run for key, run in finished(args.kept).items() if key in tasks]

