@@ -148,6 +148,8 @@ class Track:
         self._time_s = time_s
         if self._cloud is not None:
             self._cloud.move(elapsed_s, odometry, self._dice)
+            if self._is_lost(time_s, self._cloud.r95_m()):
+                self._forget()
         if sighting.is_usable:
             self._see(time_s, sighting)
         return self._estimate(time_s, sighting)
@@ -177,9 +179,8 @@ class Track:
         position = self._cloud.position()
         self._weigh_support(sighting, position)
         point = self._cloud.summary(position, self._last, 1.0 - self._support, self._dice)
-        blind_s = time_s - self._used_s
-        if blind_s > FORGET_S or (blind_s > LOST_S and point.r95_m > LOST_M):
-            self._cloud, self._used_frames = None, 0
+        if self._is_lost(time_s, point.r95_m):
+            self._forget()
             return None
         return TrackPoint(
             status=self._judge(sighting, point.probability),
@@ -190,6 +191,14 @@ class Track:
             course_deg=point.course_deg,
             used_frames=self._used_frames,
         )
+
+    def _is_lost(self, time_s: float, r95_m: float) -> bool:
+        """Whether too little is known, or known for too long, to go on from."""
+        blind_s = time_s - self._used_s
+        return blind_s > FORGET_S or (blind_s > LOST_S and r95_m > LOST_M)
+
+    def _forget(self) -> None:
+        self._cloud, self._last, self._used_frames = None, None, 0
 
     def _weigh_support(self, sighting: Sighting, position: LngLat) -> None:
         """How far the last frames, each by itself, believe in the estimate."""
@@ -277,6 +286,11 @@ class _Cloud:
     def position(self) -> LngLat:
         """The place that holds most of the weight."""
         return _lnglat_at(self._densest(), self._anchor)
+
+    def r95_m(self) -> float:
+        """Radius around the position that holds 95 % of the particles."""
+        away_m = np.linalg.norm(self._xy_m - self._densest(), axis=1)
+        return _quantiles(away_m, self._weights, (0.95,))[0]
 
     def summary(self, position: LngLat, last: Sighting, doubt: float, dice: np.random.Generator) -> _Summary:
         """Radii around the position that hold all particles and, as far as the track is in doubt, all places

@@ -161,6 +161,17 @@ def test_a_track_without_frames_is_forgotten():
     assert error_m(again.position, moved(START, 9000.0, 0.0)) < NEAR_M
 
 
+@pytest.mark.parametrize("pause_s", [20.0, 50.0, 120.0, 3600.0])
+def test_after_a_pause_the_first_frame_is_believed(pause_s):
+    """Without odometry the particles have driven anywhere meanwhile."""
+    dice, track = np.random.default_rng(7), Track()
+    for second in range(8):
+        track.advance(float(second), seen(way(second), dice))
+    for second in range(4):
+        point = track.advance(7.0 + pause_s + second, seen(way(7), dice))
+        assert error_m(point.position, way(7)) < NEAR_M
+
+
 @pytest.mark.parametrize("status", [Status.NO_CONFIDENT_MATCH, Status.OUT_OF_COVERAGE])
 def test_what_was_not_recognised_starts_no_track(status):
     sighting = Sighting(status=status, positions=(START,), probabilities=(1.0,), sigma_m=SIGMA_M)
