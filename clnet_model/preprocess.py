@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from clnet_model.errors import BadCamera, BadImage, BadLens
 from clnet_model.lens import Lens, Reals
@@ -24,6 +25,15 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PITCH_DEG = 60.0
+UPRIGHT = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # Image pixels for each canvas pixel that decoding leaves to resampling. (Pillow, Image.thumbnail: with a
 # `reducing_gap` of 3.0 or more the result is very close to fair resampling in most cases.)
@@ -137,14 +147,14 @@ def decode_image(data: bytes, *, at_least_px: int | None = None, limits: ImageLi
     try:
         file = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(*file.size, limits)
-        image = _loaded(file, at_least_px or max(file.size))
+        pixels = _to_rgb(_loaded(file, at_least_px or max(file.size)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"image is too large to decode: {error}; shrink it before sending") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, struct.error) as error:
         raise BadImage(
             f"{len(data):,} bytes are not a readable image; send an undamaged {', '.join(FORMATS)}"
         ) from error
-    return _to_rgb(ImageOps.exif_transpose(image))
+    return pixels
 
 
 def to_canvas(image: Pixels, camera: Camera, spec: CanvasSpec) -> Pixels:
@@ -152,6 +162,7 @@ def to_canvas(image: Pixels, camera: Camera, spec: CanvasSpec) -> Pixels:
 
     Raises:
         BadImage: the array is not (h, w, 3) uint8.
+        BadCamera: a perspective image sees nothing of the canvas.
         BadLens: the intrinsics are for an image of another shape, or see nothing of the canvas.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -198,17 +209,19 @@ def _check_size(width_px: int, height_px: int, limits: ImageLimits) -> None:
 
 
 def _loaded(image: Image.Image, at_least_px: int) -> Image.Image:
-    """The image, a JPEG at a fraction of its size, which no other format offers."""
-    lies = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
+    """The image, upright, a JPEG at a fraction of its size, which no other format offers."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
     whole = image.size
-    factor = (image.height if lies else image.width) // at_least_px
+    factor = (image.height if orientation in range(5, 9) else image.width) // at_least_px
     if factor > 1:
-        image.draft(None, (image.width // factor, image.height // factor))
+        image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
     image.load()
-    if image.size == whole:
-        return image
-    scale = round(whole[0] / image.width)  # sizes were rounded up; the image ends within its last pixels
-    return image.crop((0, 0, round(whole[0] / scale), round(whole[1] / scale)))
+    loaded: Image.Image = image
+    if image.size != whole:
+        scale = round(whole[0] / image.width)  # sizes were rounded up; the image ends within its last pixels
+        loaded = image.crop((0, 0, round(whole[0] / scale), round(whole[1] / scale)))
+    turn = UPRIGHT.get(orientation)
+    return loaded if turn is None else loaded.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Pixels:
@@ -250,6 +263,8 @@ def _project(image: Pixels, camera: Perspective, spec: CanvasSpec) -> Pixels:
     u = width_px / 2.0 + focal_px * right / depth
     v = height_px / 2.0 - focal_px * up / depth
     seen = ahead & (u >= 0) & (u <= width_px) & (v >= 0) & (v <= height_px)
+    if not seen.any():
+        raise BadCamera(f"pitch_deg is {camera.pitch_deg:g}: {'; '.join(_nothing_seen(spec))}")
     return _sampled(shrunk, u - 0.5, v - 0.5, seen)
 
 
@@ -261,14 +276,16 @@ def _project_lens(image: Pixels, camera: LensCamera, spec: CanvasSpec) -> Pixels
     right, up, forward = (np.asarray(axis, np.float64) for axis in _rays(camera, spec))  # each (H, W)
     u, v, seen = lens.pixels(*_rolled(right, -up, camera.roll_deg), forward)
     if not seen.any():
-        raise BadLens(
-            "pitch_deg",
-            f"is {camera.pitch_deg:g}: the image shows nothing between {spec.elevation_min_deg:g} and "
-            f"{spec.elevation_max_deg:g} degrees of elevation",
-            "send an image that shows the horizon",
-        )
+        problem, remedy = _nothing_seen(spec)
+        raise BadLens("pitch_deg", f"is {camera.pitch_deg:g}: {problem}", remedy)
     across, down = shrunk.shape[1] / lens.width_px, shrunk.shape[0] / lens.height_px
     return _sampled(shrunk, u * across - 0.5, v * down - 0.5, seen)
+
+
+def _nothing_seen(spec: CanvasSpec) -> tuple[str, str]:
+    """What is wrong with an image that looks past the canvas, and the remedy."""
+    between = f"between {spec.elevation_min_deg:g} and {spec.elevation_max_deg:g} degrees of elevation"
+    return f"the image shows nothing {between}", "send an image that shows the horizon"
 
 
 def _check_shape(lens: Lens, image: Pixels) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from clnet_model.errors import BadCamera, BadImage
 from clnet_model.lens import Lens
@@ -185,6 +186,34 @@ def test_a_photo_lying_on_its_side_is_measured_upright() -> None:
     assert decode_image(tall).shape == (600, 1600, 3)
 
 
+@pytest.mark.parametrize(("size", "at_least_px"), [((16_384, 20), 600), ((4_000, 24), 200)])
+def test_a_wide_and_thin_jpeg_is_decoded(size: tuple[int, int], at_least_px: int) -> None:
+    pixels = decode_image(jpeg(Image.new("RGB", size, (90, 90, 90))), at_least_px=at_least_px)
+    assert at_least_px <= pixels.shape[1] <= size[0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_upright_as_the_library_does(orientation: int) -> None:
+    data = jpeg(photo_like(64, 96), orientation=orientation)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(decode_image(data), np.asarray(upright))
+
+
+ODD = {  # an entry of a TIFF directory: tag, type, count, value or where it lies
+    "a width in words": struct.pack("<HHI4s", 0x0100, 2, 4, b"100"),
+    "a resolution that is no number": struct.pack("<HHII", 0x011A, 5, 1, 38),
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_odd_exif_does_not_stop_an_image(odd: bytes) -> None:
+    entries = sorted([odd, struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)])
+    directory = b"II*\0" + struct.pack("<IH", 8, 2) + b"".join(entries) + struct.pack("<III", 0, 0, 0)
+    file = io.BytesIO()
+    photo_like(96, 64).save(file, "JPEG", exif=b"Exif\0\0" + directory)
+    assert decode_image(file.getvalue()).shape == (96, 64, 3)
+
+
 def test_what_is_no_jpeg_is_decoded_whole() -> None:
     assert decode_image(png(np.zeros((256, 512, 3), np.uint8)), at_least_px=64).shape == (256, 512, 3)
 
@@ -232,6 +261,12 @@ def test_too_many_bytes_are_refused() -> None:
 def test_impossible_fields_of_view_are_refused(hfov_deg: float) -> None:
     with pytest.raises(BadCamera):
         Perspective(heading_deg=0, hfov_deg=hfov_deg)
+
+
+def test_a_photo_that_looks_past_the_canvas_is_refused() -> None:
+    camera = Perspective(heading_deg=0.0, hfov_deg=20.0, pitch_deg=60.0)
+    with pytest.raises(BadCamera, match="pitch_deg is 60: the image shows nothing between -45 and 45"):
+        to_canvas(np.zeros((200, 200, 3), np.uint8), camera, SPEC)
 
 
 def test_heading_must_be_a_number() -> None:
