@@ -22,7 +22,7 @@ from serving.client import Client
 from serving.errors import CallFailed
 from serving.job_client import JobClient
 from serving.locate import Query
-from serving.pb import localization_service_pb2, region_service_pb2
+from serving.pb import image_pb2, localization_service_pb2, region_service_pb2
 from serving.pb.localization_service_pb2_grpc import (
     LocalizationServiceServicer,
     add_LocalizationServiceServicer_to_server,
@@ -175,6 +175,14 @@ def test_sequences_pass_in_both_directions(client):
     for number, frame in enumerate(frames):
         frame.capture_time.seconds = number + 1
     assert [answer.capture_time.seconds for answer in client.follow(frames)] == [1, 2, 3]
+
+
+def test_a_long_drive_may_be_larger_than_a_request(client):
+    image = image_pb2.StreetImage(data=bytes(1_000_000))
+    frame = localization_service_pb2.LocalizeStreamRequest(
+        frame=localization_service_pb2.LocalizeRequest(image=image)
+    )
+    assert len(list(client.follow(frame for _ in range(30)))) == 30
 
 
 def test_long_jobs_pass(edge):
