@@ -174,10 +174,11 @@ class Localizer:
     async def _step(
         self, request: localization_service_pb2.LocalizeStreamRequest, track: Track, call: Call
     ) -> localization_service_pb2.LocalizeStreamResponse:
-        time_s, odometry = time_s_of(request), odometry_from(request)
+        time_s, odometry = time_s_of(request), None
         track.check_time(time_s)
         response = localization_service_pb2.LocalizeStreamResponse(capture_time=request.capture_time)
         try:
+            odometry = odometry_from(request)
             self._gate.count(call.caller)
             sighting, raw = await self._sight(request.frame)
         except Exception as error:

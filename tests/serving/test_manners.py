@@ -372,7 +372,7 @@ def test_a_generation_that_is_not_live_can_be_deleted(channel):
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def frames(image, count, *, broken=()):
+def frames(image, count, *, broken=(), backwards=()):
     began = datetime(2026, 1, 1, tzinfo=UTC)
     for number in range(count):
         stamp = Timestamp()
@@ -380,15 +380,17 @@ def frames(image, count, *, broken=()):
         yield localization_service_pb2.LocalizeStreamRequest(
             frame=request_from(b"no image" if number in broken else image, NORTH),
             capture_time=stamp,
-            odometry=track_pb2.Odometry(distance_m=0.0),
+            odometry=track_pb2.Odometry(distance_m=-0.2 if number in backwards else 0.0),
         )
 
 
 def test_a_sequence_is_answered_frame_by_frame(reader, small_world):
-    answers = list(reader.follow(frames(small_world.image, 5, broken={2})))
-    assert len(answers) == 5
-    assert [answer.HasField("raw") for answer in answers] == [True, True, False, True, True]
-    assert answers[2].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    answers = list(reader.follow(frames(small_world.image, 6, broken={2}, backwards={4})))
+    assert len(answers) == 6
+    assert [answer.HasField("raw") for answer in answers] == [True, True, False, True, False, True]
+    for answer in (answers[2], answers[4]):
+        assert answer.error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert "odometry.distance_m" in answers[4].error.message
     last = answers[-1].smoothed
     assert last.status == answer_pb2.LOCALIZATION_STATUS_LOCALIZED
     assert last.used_frames == 4
