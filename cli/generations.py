@@ -58,7 +58,10 @@ def describe(index: Store, region: str, generation: str | None) -> str:
     try:
         found = index.generations(region)
     except DamagedStore as error:
-        return f"region {region} with all its generations (damaged at {error.path})"
+        what = f"region {region} with all its generations"
+        if generation is not None:
+            what = f"generation {generation} of region {region}"
+        return f"{what} (damaged at {error.path})"
     if not found:
         index.region(region)
     if generation is None:

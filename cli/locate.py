@@ -119,6 +119,8 @@ def locate(
 
     if as_json and as_geojson:
         raise BadOption("--geojson", "goes not with --json; choose one")
+    if heading is None and heading_accuracy:
+        raise BadOption("--heading-accuracy", "says how far --heading may be off; give that too")
     data = read_image(image)
     prior = PriorOptions(
         near=near,

@@ -69,7 +69,11 @@ def optics_of(data: bytes, options: CameraOptions) -> Optics:
     if options.intrinsics is None:
         if options.roll_deg:
             raise BadOption("--roll", f"goes with {OPTION} only")
+        if options.panorama and options.hfov_deg is not None:
+            raise BadOption("--hfov", "does not go with --panorama, which sees the whole circle")
         seen_deg = None if options.panorama else field_of_view(data, options.hfov_deg)
+        if seen_deg is None and options.pitch_deg:
+            raise BadOption("--pitch", "goes with photos only; send a panorama whose horizon is level")
         return Optics(hfov_deg=seen_deg, pitch_deg=options.pitch_deg)
     if options.panorama or options.hfov_deg is not None:
         raise BadOption(OPTION, "goes with neither --hfov nor --panorama; it says all that they say")

@@ -69,7 +69,7 @@ def _priors(data: bytes, options: PriorOptions) -> Iterator[Prior]:
     mode = PriorMode.SOFT if options.soft else PriorMode.HARD
     if options.near is not None:
         yield CirclePrior(centre=parse_position(options.near), radius_m=options.radius_m, mode=mode)
-    elif options.use_exif_gps:
+    if options.use_exif_gps:
         yield CirclePrior(centre=_exif_position(data), radius_m=options.radius_m, mode=PriorMode.SOFT)
     if options.bbox is not None:
         remedy = "give WEST,SOUTH,EAST,NORTH in degrees, such as 7.9,46.3,8.0,46.4"

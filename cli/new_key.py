@@ -30,4 +30,4 @@ def new_key(
     typer.echo(f"# give this to {name}, it is not shown again: {key}", err=True)
     typer.echo("[[keys]]")
     for field, value in entry.items():
-        typer.echo(f"{field} = {json.dumps(value)}")  # TOML writes strings, numbers and lists as JSON does
+        typer.echo(f"{field} = {json.dumps(value, ensure_ascii=False)}")  # as TOML writes it

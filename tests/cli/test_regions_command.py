@@ -144,6 +144,11 @@ def test_what_is_not_dropped(run):
     assert isinstance(run("regions", "oslo").exception, UnknownRegion)
 
 
+def test_a_generation_of_a_damaged_region_is_named_alone(run, folder):
+    (folder / "regions/brig/live.json").write_text("{")
+    assert "all its generations" not in run("drop", "brig", "old", answer="n\n").output
+
+
 def test_a_damaged_region_can_be_dropped(run, folder):
     (folder / "regions/brig/live.json").write_text("{")
     assert isinstance(run("regions").exception, DamagedStore)

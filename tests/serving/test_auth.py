@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import tomllib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from cli.main import build_app
 from serving.auth import (
     ANYBODY,
     ApiKey,
@@ -176,3 +179,10 @@ def test_new_keys_differ():
 )
 def test_where_a_key_is_looked_for(metadata, key):
     assert presented_key(metadata) == key
+
+
+def test_the_command_writes_a_table_that_can_be_read(tmp_path):
+    made = CliRunner().invoke(build_app(), ["new-key", "Büro 🚀"])
+    path = tmp_path / "keys.toml"
+    path.write_text(made.stdout)
+    assert tomllib.loads(path.read_text())["keys"][0]["name"] == "Büro 🚀"

@@ -65,6 +65,12 @@ def test_asking_for_an_exif_position_that_is_not_there_says_so(jpeg):
         position_prior(jpeg(), PriorOptions(use_exif_gps=True))
 
 
+def test_a_place_and_an_exif_position_must_both_hold():
+    data = with_gps((46.0, 18.0, 0.0), "N", (7.0, 58.0, 48.0), "E")
+    both = position_prior(data, PriorOptions(near="46.31,7.98", use_exif_gps=True))
+    assert [part.mode for part in both.priors] == [PriorMode.HARD, PriorMode.SOFT]
+
+
 def test_near_is_a_hard_circle_unless_soft(jpeg):
     hard = position_prior(jpeg(), PriorOptions(near="46.31,7.98"))
     soft = position_prior(jpeg(), PriorOptions(near="46.31,7.98", soft=True))
@@ -231,3 +237,10 @@ def test_intrinsics_say_all_about_the_camera(jpeg, calibration):
             optics_of(jpeg(), CameraOptions(intrinsics=path, **options))
     with pytest.raises(BadOption, match="--roll"):
         optics_of(jpeg(), CameraOptions(roll_deg=2.0))
+
+
+def test_options_of_another_kind_of_image_are_refused(jpeg):
+    with pytest.raises(BadOption, match="--hfov"):
+        optics_of(jpeg(), CameraOptions(panorama=True, hfov_deg=60.0))
+    with pytest.raises(BadOption, match="--pitch"):
+        optics_of(jpeg(), CameraOptions(panorama=True, pitch_deg=5.0))
