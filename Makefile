@@ -39,7 +39,7 @@ check: setup
 	$(BIN)/python infra/protoc.py --check
 
 # The recipe of the shipped checkpoint: about 20 minutes of simulation and 210 of training on two cores.
-# docs/training.md says in which two runs it came about.
+# docs/training.md says in which three runs it came about.
 train: setup
 	$(BIN)/python benchmarks/training_cities.py --out data
 	$(BIN)/clnet train data/train/city_* --val data/val/city_00 --out runs/clnet-sim-s \
@@ -53,6 +53,7 @@ bench-serve: setup
 	$(BIN)/python benchmarks/serve.py --minutes 10
 	$(BIN)/python benchmarks/plots.py serve
 
+# Reads a folder of GeoTIFF sheets: CLNET_DATA/brig_ortho, or `benchmarks/ingest.py --sheets FOLDER`.
 bench-ingest: setup
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benchmarks/ingest.py
@@ -69,7 +70,7 @@ bench-fleet: setup
 proto: setup
 	$(BIN)/python infra/protoc.py
 
-lock:
+lock: setup
 	$(BIN)/python infra/lock.py
 
 clean:

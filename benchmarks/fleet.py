@@ -319,14 +319,14 @@ def search_row(folder: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def memory_rows(folder: Path, images: int) -> Iterator[dict[str, Any]]:
-    """Peak memory of the driver, for samples of growing size; embedded before, but for the first."""
+    """The most that any process took so far, for samples of growing size; embedded before, but for the first."""
     for count in (images // 8, images // 2):
         run_command(folder, "sample.parquet", "--sample", str(count), "--jobs", str(folder / "sample-jobs"))
         yield {"measured": "memory", "images": count, "rss_mb": _peak_mb()}
 
 
 def _peak_mb() -> float:
-    """The largest process that has ended so far: the driver; Ray's own are smaller."""
+    """The most that any process below this one took that has ended so far."""
     return _rounded(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 
 

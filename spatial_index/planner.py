@@ -1,7 +1,7 @@
 """Decides how a search is executed. Pure: takes counts and measurements, returns a plan with its reason.
 
-Off the shelf a filtered graph search is fast and wrong (recall@10 of 0.37 on 100,000 points where the filter
-passes 10 % of them), and says nothing. So every collection is searched exactly, unless its profile, measured
+Off the shelf a filtered graph search is fast and wrong (recall@10 of 0.25 for one shape on 100,000 points where
+it passes 10 % of them), and says nothing. So every collection is searched exactly, unless its profile, measured
 on the collection itself when it was promoted, proves that another method finds as much in less time at such
 a share of candidates.
 """
