@@ -319,7 +319,7 @@ def search_row(folder: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def memory_rows(folder: Path, images: int) -> Iterator[dict[str, Any]]:
-    """The most that any process took so far, for samples of growing size; embedded before, but for the first."""
+    """The most that any process took so far, for growing samples; embedded before, but for the first."""
     for count in (images // 8, images // 2):
         run_command(folder, "sample.parquet", "--sample", str(count), "--jobs", str(folder / "sample-jobs"))
         yield {"measured": "memory", "images": count, "rss_mb": _peak_mb()}
