@@ -172,7 +172,8 @@ def found_first(
     model: Heads, city: Features, rows: NDArray[np.intp], asked: Sequence[str]
 ) -> dict[str, NDArray[np.bool_]]:
     """Whether each street image's own patch comes first among those of all; (Q,) for each form of asking."""
-    aerial = model.view_aerial(torch.from_numpy(city.aerial[0, rows]).float()).descriptor.numpy()
+    patches, own = distinct(city.aerial[0, rows])
+    aerial = model.view_aerial(torch.from_numpy(patches).float()).descriptor.numpy()
     hits = {}
     for number, form in enumerate(asked):
         street = torch.from_numpy(city.street[number, rows]).float()
@@ -180,5 +181,12 @@ def found_first(
         vectors = model.view_ground(torch.cat([street, seen[:, None]], dim=1)).descriptor.numpy()
         turns = model.config.latent_azimuths if form == UNKNOWN and model.config.use_ncm else 1
         similarity = best_similarity(turned(vectors, turns).reshape(turns, len(rows), -1), aerial)
-        hits[form] = rank_of_true(similarity, np.arange(len(rows))) <= 1
+        hits[form] = rank_of_true(similarity, own) <= 1
     return hits
+
+
+def distinct(patches: NDArray[np.float16]) -> tuple[NDArray[np.float16], NDArray[np.intp]]:
+    """Each patch once, and where each of (N, ...) is among them: street images may share their patch."""
+    numbers: dict[bytes, int] = {}
+    own = np.array([numbers.setdefault(patch.tobytes(), len(numbers)) for patch in patches], np.intp)
+    return patches[np.unique(own, return_index=True)[1]], own
