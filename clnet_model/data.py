@@ -75,6 +75,11 @@ class GeoPairs:
         """Rows of the full-circle canvases."""
         return np.flatnonzero(self.hfov_deg >= 359.0)
 
+    def widest(self) -> NDArray[np.intp]:
+        """Rows of the full-circle canvases; all rows where there are none."""
+        rows = self.panoramas()
+        return rows if len(rows) else np.arange(len(self))
+
     def subset(self, rows: NDArray[np.intp]) -> GeoPairs:
         """The same gallery with some of the street images."""
         return GeoPairs(

@@ -152,7 +152,7 @@ def query_blocks(
     encoder: Encoder, pairs: GeoPairs, queries: QuerySet, *, progress: Progress | None = None
 ) -> Iterator[tuple[NDArray[np.intp], Vectors]]:
     """Rows and their vectors (R, q, D) at the R headings tried, evenly around the circle from 0."""
-    usable = pairs.panoramas() if queries.hfov_deg >= 90 and len(pairs.panoramas()) else np.arange(len(pairs))
+    usable = pairs.widest() if queries.hfov_deg >= 90 else np.arange(len(pairs))
     turns = 1 if queries.heading_known else encoder.turns
     rolls = (0.0,) if queries.heading_known else _headings(encoder.calibration.heading_step_deg, turns)
     for start in range(0, len(usable), BLOCK):

@@ -172,10 +172,10 @@ class Run:
         state.digest = keep_checkpoint(self.out, encoder.model, about)
 
     def _validate(self, encoder: TorchEncoder) -> Metrics | None:
-        """Metrics on a fixed sample of the validation city's panoramas."""
+        """Metrics on a fixed sample of the validation city's panoramas, of its photos if it has no others."""
         if self.validation is None:
             return None
-        rows = self.validation.panoramas()
+        rows = self.validation.widest()
         count = min(self.config.validation_queries, len(rows))
         rows = rows[np.linspace(0, len(rows) - 1, count).astype(int)]
         return evaluate(encoder, self.validation.subset(rows), NORTH_KNOWN)

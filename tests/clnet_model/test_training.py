@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,6 +86,13 @@ def test_a_run_leaves_a_loadable_checkpoint_with_its_history(
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert sum("validation" in line for line in lines) >= 1
     assert not (tmp_path / "resume.pt").exists()
+
+
+def test_photos_alone_choose_a_checkpoint(city: GeoPairs, config: TrainConfig, tmp_path: Path) -> None:
+    photos = replace(city, hfov_deg=np.full(len(city), 90.0, np.float32))
+    report = fit([photos], config, out=tmp_path, validation=photos)
+    assert report.validation is not None
+    assert report.validation.queries == len(city)
 
 
 def test_it_memorises_one_batch(
