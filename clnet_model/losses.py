@@ -21,9 +21,11 @@ TURN_SIGMA = 0.6  # azimuth columns: how sharply a turn must be told
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """`position_sigma_m` 0 gives the hard targets of plain InfoNCE (the nearest patch alone)."""
+    """`position_sigma_m` 0 gives the hard targets of plain InfoNCE (the nearest patch alone). A camera
+    farther than `reach_m` from all centres does not count: half a patch's side."""
 
     position_sigma_m: float = 6.0
+    reach_m: float = 35.0  # VIGOR's cameras stand up to 25 m from their patch
     label_smoothing: float = 0.05
     remap_weight: float = 0.1
     turned_weight: float = 1.0
@@ -42,24 +44,35 @@ class OwnRows(NamedTuple):
 ALL_ROWS = OwnRows()
 
 
-def soft_targets(distance_m: Tensor, *, sigma_m: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """Target distribution (Q, P) over the columns and the rows' weights (Q,).
+def soft_targets(distance_m: Tensor, *, sigma_m: float, label_smoothing: float) -> Tensor:
+    """Target distribution (Q, P) over the columns.
 
-    target ∝ exp(-d² / 2σ²) of the metric distance (inf across cities). A row without any column within
-    3σ of its
-    position has no right answer in the batch: weight 0.
+    target ∝ exp(-d² / 2σ²) of the metric distance (inf across cities); a row's nearest column gets the most,
+    however far it is.
     """
     nearest = distance_m.amin(dim=1, keepdim=True)
     if sigma_m <= 0:
         affinity = (distance_m <= nearest).float()
-        weight = torch.isfinite(nearest[:, 0]).float()
     else:
         reachable = torch.where(torch.isfinite(nearest), nearest, torch.zeros_like(nearest))
         affinity = torch.exp(-(distance_m.square() - reachable.square()) / (2 * sigma_m**2))
-        weight = (nearest[:, 0] < 3 * sigma_m).float()
     target = affinity / affinity.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    smoothed = (1 - label_smoothing) * target + label_smoothing / distance_m.shape[1]
-    return smoothed, weight
+    return (1 - label_smoothing) * target + label_smoothing / distance_m.shape[1]
+
+
+def answered(distance_m: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """Which queries (Q,) and which patches (P,) have a right answer in the batch: 1, the others 0.
+
+    A query has one where it is within reach of its nearest patch; that patch has one too, and so has every
+    patch within 3σ of a query. distance_m (Q, P).
+    """
+    nearest = distance_m.amin(dim=1, keepdim=True)
+    if config.position_sigma_m <= 0:
+        return torch.isfinite(nearest[:, 0]).float(), torch.isfinite(distance_m.amin(dim=0)).float()
+    near_m = 3 * config.position_sigma_m
+    shown = nearest < max(near_m, config.reach_m)  # (Q, 1)
+    own = shown & (distance_m <= nearest)
+    return shown[:, 0].float(), (own | (distance_m < near_m)).any(dim=0).float()
 
 
 def position_aware_nce(
@@ -76,8 +89,13 @@ def position_aware_nce(
     ground (Q, D), aerial (P, D) L2-normalised; distance_m (Q, P) between camera and patch centre.
     """
     scale = log_scale.clamp(max=MAX_LOG_SCALE).exp()
-    rows = _cross_entropy(scale * ground[own.queries] @ aerial.T, distance_m, config, own.queries)
-    columns = _cross_entropy(scale * aerial[own.patches] @ ground.T, distance_m.T, config, own.patches)
+    query_weight, patch_weight = answered(distance_m, config)
+    rows = _cross_entropy(
+        scale * ground[own.queries] @ aerial.T, distance_m, query_weight, config, own.queries
+    )
+    columns = _cross_entropy(
+        scale * aerial[own.patches] @ ground.T, distance_m.T, patch_weight, config, own.patches
+    )
     return (rows + columns) / 2
 
 
@@ -103,7 +121,8 @@ def turned_nce(
     turns = torch.stack([columns.roll(-k, dims=1) for k in range(azimuths)], dim=1).flatten(2)  # (P, A, D)
     scale = log_scale.clamp(max=MAX_LOG_SCALE).exp()
     logits = scale * torch.einsum("qd,pkd->qpk", ground[own.queries], turns)
-    target, weight = soft_targets(distance_m, sigma_m=config.position_sigma_m, label_smoothing=0.0)  # (Q, P)
+    target = soft_targets(distance_m, sigma_m=config.position_sigma_m, label_smoothing=0.0)  # (Q, P)
+    weight, _ = answered(distance_m, config)
     weight = weight if counted is None else weight * counted
     column = torch.arange(azimuths, device=ground.device)
     away = torch.minimum(column, azimuths - column).to(logits)
@@ -164,10 +183,10 @@ def remap_agreement(ground: Tensor, aerial: Tensor, observed: Tensor, true_patch
     return ((1 - cosine) * observed).sum() / summed(observed.sum()).clamp(min=1.0)
 
 
-def _cross_entropy(logits: Tensor, distance_m: Tensor, config: LossConfig, own: slice) -> Tensor:
-    """`logits` of the own rows, `distance_m` of all rows."""
-    target, weight = soft_targets(
-        distance_m, sigma_m=config.position_sigma_m, label_smoothing=config.label_smoothing
-    )
+def _cross_entropy(
+    logits: Tensor, distance_m: Tensor, weight: Tensor, config: LossConfig, own: slice
+) -> Tensor:
+    """`logits` of the own rows, `distance_m` and `weight` of all rows."""
+    target = soft_targets(distance_m, sigma_m=config.position_sigma_m, label_smoothing=config.label_smoothing)
     losses = -(target[own] * logits.log_softmax(dim=1)).sum(dim=1)
     return (losses * weight[own]).sum() / weight.sum().clamp(min=1.0)

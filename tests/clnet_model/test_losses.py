@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from clnet_model.losses import (
     LossConfig,
+    answered,
     position_aware_nce,
     sector,
     sector_nce,
@@ -20,21 +22,58 @@ INF = math.inf
 
 
 def test_targets_follow_the_distance() -> None:
-    target, weight = soft_targets(torch.tensor([[0.0, 10.0, INF]]), sigma_m=10, label_smoothing=0)
-    assert weight.tolist() == [1]
+    target = soft_targets(torch.tensor([[0.0, 10.0, INF]]), sigma_m=10, label_smoothing=0)
     assert target[0, 1] / target[0, 0] == pytest.approx(math.exp(-0.5), rel=1e-4)
     assert target[0, 2] == 0
 
 
 def test_camera_between_two_patches_shares_its_target() -> None:
-    target, _ = soft_targets(torch.tensor([[12.0, 12.0, 40.0]]), sigma_m=10, label_smoothing=0)
+    target = soft_targets(torch.tensor([[12.0, 12.0, 40.0]]), sigma_m=10, label_smoothing=0)
     assert target[0, 0] == target[0, 1]
     assert float(target[0, 0]) == pytest.approx(0.5, abs=0.01)
 
 
 def test_rows_without_a_right_answer_do_not_count() -> None:
-    _, weight = soft_targets(torch.tensor([[50.0, 90.0], [INF, INF]]), sigma_m=10, label_smoothing=0)
-    assert weight.tolist() == [0, 0]
+    queries, patches = answered(torch.tensor([[50.0, 90.0], [INF, INF]]), LossConfig())
+    assert queries.tolist() == [0, 0]
+    assert patches.tolist() == [0, 0]
+
+
+def test_a_camera_near_the_edge_of_its_patch_counts() -> None:
+    """VIGOR's stand up to 25 m from their patch's centre; that patch is the target, and counts as well."""
+    distance = torch.tensor([[25.0, 45.0, 90.0], [50.0, 4.0, 30.0]])
+    queries, patches = answered(distance, LossConfig())
+    assert queries.tolist() == [1, 1]
+    assert patches.tolist() == [1, 1, 0]  # the third shows the second query, but is not its own
+    target = soft_targets(distance, sigma_m=6, label_smoothing=0)
+    assert target.argmax(dim=1).tolist() == [0, 1]
+    assert float(target[0, 0]) > 0.99
+
+
+def test_turned_loss_teaches_a_camera_near_the_edge_of_its_patch() -> None:
+    ground, aerial = unit(1), unit(2)
+    found = turned_nce(
+        ground, aerial, torch.tensor([[25.0, 60.0]]), torch.tensor(3.0), LossConfig(), azimuths=16
+    )
+    assert float(found) > 0
+
+
+def test_cameras_on_a_dense_grid_are_counted_as_by_three_sigma() -> None:
+    """Where every query has a patch within 3σ, reach changes nothing: neither rows, columns nor losses."""
+    camera, centre = 200 * torch.rand(40, 2), torch.cartesian_prod(*2 * [torch.arange(0.0, 201.0, 24.0)])
+    distance = torch.cdist(camera, centre)
+    assert float(distance.amin(dim=1).max()) < 18
+    queries, patches = answered(distance, LossConfig())
+    assert queries.equal((distance.amin(dim=1) < 18).float())
+    assert patches.equal((distance.amin(dim=0) < 18).float())
+    assert 0 < float(patches.mean()) < 1
+    ground, aerial = unit(40), unit(len(centre))
+    for loss in (position_aware_nce, partial(turned_nce, azimuths=16), partial(sector_nce, azimuths=16)):
+        far, near = (
+            loss(ground, aerial, distance, torch.tensor(3.0), LossConfig(reach_m=reach_m))
+            for reach_m in (35, 0)
+        )
+        assert far.equal(near)
 
 
 def test_sigma_zero_is_plain_infonce() -> None:
