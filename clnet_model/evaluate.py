@@ -232,10 +232,12 @@ def interpolated_position(
     return found
 
 
-def neighbour_reach_m(patch_xy_m: NDArray[np.float64]) -> float:
-    """How far patches speak of the same place, as the service has it: 20 m, or the eight neighbours."""
-    _, apart_m = nearest_rows(patch_xy_m[:64], patch_xy_m, count=2)
-    return max(20.0, 1.6 * float(np.median(apart_m[:, -1])))
+def neighbour_reach_m(pairs: GeoPairs) -> float:
+    """How far patches speak of the same place, as the service has it: 20 m, or the eight neighbours where
+    these overlap."""
+    _, apart_m = nearest_rows(pairs.patch_xy_m[:64], pairs.patch_xy_m, count=2)
+    stride_m, side_m = float(np.median(apart_m[:, -1])), pairs.patch_px * pairs.gsd_m
+    return max(20.0, 1.6 * stride_m) if stride_m < side_m else 20.0
 
 
 def _rank_block(
@@ -245,7 +247,7 @@ def _rank_block(
 ]:
     true_xy = pairs.street_xy_m[rows]
     true_patch = nearest_rows(true_xy, pairs.patch_xy_m, count=1)[0][:, 0].astype(np.intp)
-    reach_m = neighbour_reach_m(pairs.patch_xy_m)
+    reach_m = neighbour_reach_m(pairs)
     found = interpolated_position(similarity, pairs.patch_xy_m, temperature=temperature, radius_m=reach_m)
     offset = true_xy[:, None] - pairs.patch_xy_m[None]
     far = np.hypot(offset[..., 0], offset[..., 1]) > OUTSIDE_M

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from clnet_model.evaluate import (
     evaluate,
     heading_errors,
     interpolated_position,
+    neighbour_reach_m,
     rank_of_true,
 )
 from clnet_model.preprocess import CanvasSpec, Pixels
@@ -100,6 +101,13 @@ def test_position_between_two_equal_patches_is_their_middle() -> None:
         np.array([[0.8, 0.8, 0.1]], np.float32), xy, temperature=0.05, radius_m=40.0
     )
     np.testing.assert_allclose(found, [[10.0, 0.0]])
+
+
+def test_patches_that_do_not_overlap_speak_of_no_common_place(city: GeoPairs) -> None:
+    """Pairs without positions are laid out a kilometre apart: the best patch alone says where."""
+    scattered = replace(city, patch_xy_m=np.arange(len(city.patches))[:, None] * [1000.0, 0.0])
+    assert neighbour_reach_m(city) == pytest.approx(1.6 * 24)
+    assert neighbour_reach_m(scattered) == 20
 
 
 def test_temperature_is_recovered() -> None:
