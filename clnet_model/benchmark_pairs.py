@@ -89,12 +89,26 @@ def positions_m(split: Split) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     """Where queries (Q, 2) and gallery images (P, 2) are, metres east and north; see the module."""
     if split.query_lnglat is not None and split.gallery_lnglat is not None:
         return _utm(split.query_lnglat), _utm(split.gallery_lnglat)
-    gallery = np.stack([APART_M * np.arange(len(split.gallery)), np.zeros(len(split.gallery))], axis=1)
-    queries = np.empty((len(split.queries), 2))
-    for row, positive in enumerate(split.positives):
-        queries[row] = gallery[positive[0]]
-        gallery[positive] = gallery[positive[0]]
-    return queries, gallery
+    place = _places(split)
+    gallery = np.stack([APART_M * place, np.zeros(len(place))], axis=1)
+    return gallery[[positive[0] for positive in split.positives]], gallery
+
+
+def _places(split: Split) -> NDArray[np.intp]:
+    """The number (P,) of each gallery image's place: images that are right for one query are of one place,
+    also by way of others (union-find)."""
+    leader = list(range(len(split.gallery)))
+
+    def place(row: int) -> int:
+        while leader[row] != row:
+            leader[row] = row = leader[leader[row]]
+        return row
+
+    for positive in split.positives:
+        places = [place(int(row)) for row in positive]
+        for each in places:
+            leader[each] = min(places)
+    return np.array([place(row) for row in range(len(leader))], np.intp)
 
 
 def _utm(lnglat: NDArray[np.float64]) -> NDArray[np.float64]:

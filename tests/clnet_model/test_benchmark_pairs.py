@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,15 @@ def test_pairs_without_positions_lie_far_apart(split: Split) -> None:
     apart = np.hypot(*(streets[:, None] - patches[None]).transpose(2, 0, 1))
     assert (apart.argmin(axis=1) == np.arange(40)).all()
     assert np.sort(apart, axis=1)[:, 1].min() >= 1000
+
+
+def test_aerial_images_that_queries_share_are_of_one_place(split: Split) -> None:
+    """The third query is right at the images of the first two, so all three stand there."""
+    chained = replace(split, positives=(*split.positives[:2], np.array([0, 1]), *split.positives[3:]))
+    streets, patches = positions_m(chained)
+    assert [streets[row].tolist() for row in (0, 1, 2)] == [patches[0].tolist()] * 3
+    assert patches[1].tolist() == patches[0].tolist()
+    assert np.hypot(*(patches[3:] - patches[0]).T).min() >= 1000
 
 
 def test_distances_are_metres_in_every_city(split: Split) -> None:
