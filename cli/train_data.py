@@ -65,7 +65,7 @@ def from_benchmark(
     """A benchmark's published training split, one query in twenty held out to choose the checkpoint by.
 
     Raises:
-        BadPairs: no such benchmark, or files that cannot be used.
+        BadPairs: no such benchmark, files that cannot be used, or other pairs in `cache`.
     """
     from cli.model_progress import labelled_bars
     from clnet_model.benchmark_pairs import hold_out, save_pairs
@@ -77,8 +77,7 @@ def from_benchmark(
     with labelled_bars() as progress:
         for part, what in zip(hold_out(split), ("train", "held-out"), strict=True):
             folder = cache / what
-            if not (folder / "pairs.json").exists():  # a repeated command goes on where it stopped
-                save_pairs(part, model, folder, hfov_deg=hfov_deg or PHOTO_HFOV_DEG, progress=progress)
+            save_pairs(part, model, folder, hfov_deg=hfov_deg or PHOTO_HFOV_DEG, progress=progress)
             folders.append(folder)
     return TrainingData(
         train=(folders[0],),

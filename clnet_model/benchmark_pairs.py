@@ -8,8 +8,10 @@ target (VIGOR's semi-positives do not count as wrong, in proportion to how near 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,16 +60,22 @@ def save_pairs(
     hfov_deg: float = PHOTO_HFOV_DEG,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the split as the network takes it; the folder is complete when `pairs.json` is there.
+    """Write the split as the network takes it; the folder is complete when `pairs.json` is there, and is then
+    taken as it is.
 
     Raises:
-        BadPairs: images that cannot be read, or queries that were not taken from the street.
+        BadPairs: images that cannot be read, queries that were not taken from the street, or a folder that
+            holds other pairs.
         BadCamera: no camera has this field of view.
     """
     if split.query_kind is QueryKind.AERIAL:
         raise BadPairs(f"{split.name}: CLNet trains on street images; its queries were taken from above")
+    seen_deg = 360.0 if split.query_kind is QueryKind.PANORAMA else hfov_deg
+    made_of = _made_of(split, config, seen_deg)
+    if (folder / "pairs.json").exists():
+        _check_made_of(folder, made_of)
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pairs.json").unlink(missing_ok=True)
     streets = street_reader(split, config.canvas, hfov_deg)
     patches = aerial_reader(split.gallery, config.patch_px)
     _write(
@@ -79,10 +87,36 @@ def save_pairs(
     street_xy_m, patch_xy_m = positions_m(split)
     np.save(folder / "street_xy_m.npy", street_xy_m)
     np.save(folder / "patch_xy_m.npy", patch_xy_m)
-    seen_deg = 360.0 if split.query_kind is QueryKind.PANORAMA else hfov_deg
     np.save(folder / "hfov_deg.npy", np.full(len(split.queries), seen_deg, np.float32))
-    mark_complete(folder, city=split.name, margin_px=0, gsd_m=config.side_m / config.patch_px)
+    gsd_m = config.side_m / config.patch_px
+    mark_complete(folder, city=split.name, margin_px=0, gsd_m=gsd_m, made_of=made_of)
     return folder
+
+
+def _made_of(split: Split, config: CLNetConfig, seen_deg: float) -> str:
+    """A digest of all that decides what the pairs are; of images it knows the paths alone."""
+    placed = (split.query_lnglat, split.gallery_lnglat, split.query_heading_deg)
+    parts = [
+        *(split.name, split.query_kind.value, split.centre_heading_deg, seen_deg),
+        *(asdict(config.canvas), config.patch_px, config.side_m),
+        *([str(path.absolute()) for path in paths] for paths in (split.queries, split.gallery)),
+        [rows.tolist() for rows in split.positives],
+        *(None if values is None else values.tolist() for values in placed),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _check_made_of(folder: Path, made_of: str) -> None:
+    about = folder / "pairs.json"
+    try:
+        found = json.loads(about.read_text()).get("made_of")
+    except (OSError, ValueError) as error:
+        raise BadPairs(f"{about} cannot be read ({error}); delete {folder}") from error
+    if found != made_of:
+        raise BadPairs(
+            f"{folder} was made from other data or with other options than are asked for now; "
+            "choose a fresh --out, or delete that folder"
+        )
 
 
 def positions_m(split: Split) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

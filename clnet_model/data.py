@@ -5,6 +5,7 @@ Knows arrays and offsets in metres; does not know GeoTIFFs, manifests or tiles (
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from clnet_model.preprocess import Pixels
 
 ARRAYS = ("canvases", "street_xy_m", "patches", "patch_xy_m", "hfov_deg")
 FORMAT = 1
+FINGERPRINTED = 32  # images that a fingerprint looks at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +95,16 @@ class GeoPairs:
             gsd_m=self.gsd_m,
         )
 
+    def fingerprint(self) -> str:
+        """Tells data from other data, wherever its folder lies: all positions, and some of the images."""
+        digest = hashlib.sha256(repr((self.margin_px, float(self.gsd_m))).encode())
+        for name in ARRAYS:
+            array = getattr(self, name)
+            pixels = array.dtype == np.uint8
+            some = array[np.linspace(0, len(array) - 1, FINGERPRINTED).astype(int)] if pixels else array
+            digest.update(repr((name, array.shape)).encode() + np.ascontiguousarray(some).tobytes())
+        return digest.hexdigest()[:16]
+
     def save(self, folder: Path) -> None:
         """Write one .npy per array, so that a later load maps them into memory instead of reading them."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,9 +113,9 @@ class GeoPairs:
         mark_complete(folder, city=self.city, margin_px=self.margin_px, gsd_m=self.gsd_m)
 
 
-def mark_complete(folder: Path, *, city: str, margin_px: int, gsd_m: float) -> None:
+def mark_complete(folder: Path, *, city: str, margin_px: int, gsd_m: float, **also: str) -> None:
     """Write what a folder's arrays are; comes after them, because it says that all are there."""
-    about = {"format": FORMAT, "city": city, "margin_px": margin_px, "gsd_m": gsd_m}
+    about = {"format": FORMAT, "city": city, "margin_px": margin_px, "gsd_m": gsd_m, **also}
     (folder / "pairs.json").write_text(json.dumps(about, indent=2) + "\n")
 
 

@@ -69,11 +69,11 @@ class Run:
     noise: torch.Tensor
 
     def resume(self) -> float:
-        """Go on where an unfinished run of the same settings was left; the seconds it had spent, 0 for a
-        new run.
+        """Go on where an unfinished run of the same settings on the same data was left; the seconds it had
+        spent, 0 for a new run.
 
         Raises:
-            BadCheckpoint: the unfinished run had other settings.
+            BadCheckpoint: the unfinished run had other settings or other data.
         """
         held = self.unfinished.load(self.world.device)
         if held is None:
@@ -81,6 +81,10 @@ class Run:
         if held["settings"] != self.config.settings():
             raise BadCheckpoint(
                 f"{self.unfinished} belongs to a run with other settings; choose another folder or delete it"
+            )
+        if held.get("data") != self.data():
+            raise BadCheckpoint(
+                f"{self.unfinished} belongs to a run on other data; give that data again, or a fresh --out"
             )
         self.state.restore(held)
         self.sampler.restore(held["sampler"])
@@ -90,8 +94,13 @@ class Run:
     def save(self, spent_s: float) -> None:
         """Hand over everything needed to go on as if nothing had happened; every process calls it."""
         self.state.saved_s = spent_s
-        held = {"settings": self.config.settings(), "spent_s": spent_s, "sampler": self.sampler.state()}
-        self.unfinished.save({**held, **self.state.held()})
+        held = {"settings": self.config.settings(), "data": self.data(), "spent_s": spent_s}
+        self.unfinished.save({**held, "sampler": self.sampler.state(), **self.state.held()})
+
+    def data(self) -> list[str | None]:
+        """Fingerprints of what it trains on and, last, of what it chooses by."""
+        cities = (*self.pairs, self.validation)
+        return [None if city is None else city.fingerprint() for city in cities]
 
     def next_batch(self, share: float) -> Batch:
         """The next rows, augmented by randomness that depends on seed and step alone; both get harder as it
@@ -207,7 +216,7 @@ def fit(
     Raises:
         BadPairs: no city, or images of another size than the network takes.
         BadConfig: more processes than images in a batch.
-        BadCheckpoint: the unfinished run was started with other settings.
+        BadCheckpoint: the unfinished run was started with other settings or other data.
     """
     _check_pairs(pairs, config)
     _check_world(world, config)

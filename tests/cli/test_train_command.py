@@ -16,7 +16,7 @@ from cli.main import build_app
 from cli.model_progress import followed_log
 from cli.train import scale_of
 from clnet_model.checkpoint import load_checkpoint
-from clnet_model.errors import BadConfig
+from clnet_model.errors import BadConfig, BadPairs
 from clnet_model.run_files import LOG_FILE
 from clnet_model.train_step import Tick
 
@@ -85,6 +85,9 @@ def test_a_benchmark_trains_and_leaves_a_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.provenance["data"][0]["images"] == 40
     assert checkpoint.provenance["validation"]["queries"] == 2
     assert not checkpoint.calibration.fitted
+    (tmp_path / "manifest.csv").write_text("\n".join(rows[:-1]))
+    with pytest.raises(BadPairs, match="fresh --out"):
+        CliRunner().invoke(build_app(), [*asked, *sizes], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(

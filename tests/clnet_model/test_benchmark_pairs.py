@@ -111,6 +111,19 @@ def test_a_split_trains(split: Split, tiny: Callable[..., CLNetConfig], tmp_path
     assert report.validation.queries == 10
 
 
+def test_saved_pairs_are_kept_for_the_same_data_alone(
+    split: Split, tiny: Callable[..., CLNetConfig], tmp_path: Path
+) -> None:
+    fewer, folder, config = hold_out(split, every=4)[1], tmp_path / "pairs", tiny()
+    written = (save_pairs(fewer, config, folder) / "pairs.json").stat().st_mtime_ns
+    assert (save_pairs(fewer, config, folder) / "pairs.json").stat().st_mtime_ns == written
+    wider = replace(config, patch_px=80)
+    photos = replace(fewer, query_kind=QueryKind.PERSPECTIVE)
+    for other, taken in ((split, config), (fewer, wider), (photos, config)):
+        with pytest.raises(BadPairs, match="fresh --out"):
+            save_pairs(other, taken, folder)
+
+
 def test_queries_from_above_are_refused(
     split: Split, tiny: Callable[..., CLNetConfig], tmp_path: Path
 ) -> None:

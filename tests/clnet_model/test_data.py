@@ -28,6 +28,7 @@ def test_pairs_survive_the_disk(city: GeoPairs, tmp_path: Path) -> None:
     assert np.array_equal(again.canvases, city.canvases)
     assert np.array_equal(again.patch_xy_m, city.patch_xy_m)
     assert isinstance(again.patches, np.memmap)
+    assert again.fingerprint() == city.fingerprint()
 
 
 def test_incomplete_folder_is_refused(city: GeoPairs, tmp_path: Path) -> None:

@@ -159,6 +159,18 @@ def test_resuming_with_other_settings_is_refused(
         fit([city], replace(config, seed=1), out=tmp_path)
 
 
+@pytest.mark.parametrize("part", ["street_xy_m", "patches"])
+def test_resuming_on_other_data_is_refused(
+    run_in: Callable[[TrainConfig, Path], Run], city: GeoPairs, config: TrainConfig, tmp_path: Path, part: str
+) -> None:
+    run_in(config, tmp_path).save(spent_s=0.0)
+    other = replace(city, **{part: getattr(city, part)[::-1]})
+    with pytest.raises(BadCheckpoint, match="fresh --out"):
+        fit([other], config, out=tmp_path)
+    with pytest.raises(BadCheckpoint, match="other data"):
+        fit([city], config, out=tmp_path, validation=city)
+
+
 def test_wall_clock_budget_ends_the_run(city: GeoPairs, config: TrainConfig, tmp_path: Path) -> None:
     report = fit([city], replace(config, budget=BudgetConfig(max_minutes=0.02)), out=tmp_path)
     assert report.steps >= 1
