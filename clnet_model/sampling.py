@@ -42,7 +42,8 @@ class BatchRows:
 
 
 class NeighbourhoodSampler:
-    """Endless batches over several cities; every street image is drawn once before any is drawn again."""
+    """Endless batches over several cities; no street image is drawn again before every city has too few
+    undrawn ones left for a batch."""
 
     def __init__(self, cities: Sequence[GeoPairs], config: SamplerConfig, *, seed: int) -> None:
         self.config = config
@@ -81,13 +82,15 @@ class NeighbourhoodSampler:
             yield self.draw(1.0)
 
     def draw(self, hardness: float = 1.0) -> BatchRows:
-        """The next batch, from a city drawn in proportion to its unseen street images.
+        """The next batch, from a city drawn in proportion to its unseen street images; all batches of a city
+        are of one size.
 
         `hardness` 0 scatters the queries over the city, 1 packs them into the configured neighbourhoods: from
         scratch, overlapping neighbours alone teach nothing for hundreds of steps.
         """
         left = np.array([mask.sum() for mask in self._unseen])
-        if left.sum() < self.config.queries:
+        left[left < np.minimum(self.config.queries, self.sizes)] = 0
+        if not left.any():
             self._unseen = [np.ones(n, bool) for n in self.sizes]
             left = self.sizes
         city = int(self.rng.choice(len(left), p=left / left.sum()))

@@ -215,11 +215,11 @@ def fit(
 
     Raises:
         BadPairs: no city, or images of another size than the network takes.
-        BadConfig: more processes than images in a batch.
+        BadConfig: more processes than images in a batch, or in a city.
         BadCheckpoint: the unfinished run was started with other settings or other data.
     """
     _check_pairs(pairs, config)
-    _check_world(world, config)
+    _check_world(world, config, pairs)
     out.mkdir(parents=True, exist_ok=True)
     with torch_threads(config.threads):
         state = start(config, world)
@@ -286,9 +286,10 @@ def _check_pairs(pairs: Sequence[GeoPairs], config: TrainConfig) -> None:
             )
 
 
-def _check_world(world: World, config: TrainConfig) -> None:
-    if config.sampler.queries < 2 * world.size:
+def _check_world(world: World, config: TrainConfig, pairs: Sequence[GeoPairs]) -> None:
+    batch, smallest = config.sampler.queries, min(len(city) for city in pairs)
+    if batch < 2 * world.size or smallest < world.size:
         raise BadConfig(
-            f"{world.size} processes share {config.sampler.queries} street images a step: use fewer workers "
-            "or a larger batch, at least 2 each"
+            f"{world.size} processes share {min(batch, smallest)} street images a step: use fewer workers, a "
+            "larger batch, at least 2 each, or larger cities"
         )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed, multiprocessing
@@ -179,9 +180,10 @@ def test_alone_nothing_is_exchanged() -> None:
     assert ALONE.exchanged(5) == [5]
 
 
+@pytest.mark.parametrize(("batch", "street"), [(6, 48), (12, 3)])
 def test_more_processes_than_images_are_refused(
-    city: GeoPairs, tiny: Callable[..., CLNetConfig], tmp_path: Path
+    city: GeoPairs, tiny: Callable[..., CLNetConfig], tmp_path: Path, batch: int, street: int
 ) -> None:
-    config = TrainConfig(model=tiny(), sampler=SamplerConfig(queries=6, neighbourhoods=2))
+    config = TrainConfig(model=tiny(), sampler=SamplerConfig(queries=batch, neighbourhoods=2))
     with pytest.raises(BadConfig, match="fewer workers"):
-        fit([city], config, out=tmp_path, world=World(size=4))
+        fit([city, city.subset(np.arange(street))], config, out=tmp_path, world=World(size=4))

@@ -72,6 +72,16 @@ def test_an_epoch_shows_every_street_image(city: GeoPairs) -> None:
     assert sorted(seen) == list(range(60))
 
 
+def test_batches_of_several_cities_are_of_full_size(city: GeoPairs) -> None:
+    """What is left of a city after its last full batch would leave some workers without an image."""
+    cities = [city, city.subset(np.arange(21)), city.subset(np.arange(5))]
+    sampler = NeighbourhoodSampler(cities, SamplerConfig(queries=8), seed=0)
+    drawn = [sampler.draw() for _ in range(60)]
+    assert {rows.city for rows in drawn} == {0, 1, 2}
+    assert all(len(rows.street) == (8, 8, 5)[rows.city] for rows in drawn)
+    assert set(np.concatenate([rows.street for rows in drawn if rows.city == 1])) == set(range(21))
+
+
 def test_hard_batches_are_compact(city: GeoPairs) -> None:
     def spread_m(hardness: float) -> float:
         sampler = NeighbourhoodSampler([city], SamplerConfig(queries=12, neighbourhoods=1), seed=0)
