@@ -235,9 +235,10 @@ def paths(city: GeoPairs, device: torch.device) -> Iterator[Row]:
 
 def batches(city: GeoPairs, config: TrainConfig, world: World) -> Iterator[Batch]:
     """Batches as a run draws them, the same on every device."""
-    sampler, noise = NeighbourhoodSampler([city], config.sampler, seed=0), noise_field(0, world.device)
+    sampler, model = NeighbourhoodSampler([city], config.sampler, seed=0), config.model
+    noise = noise_field(0, world.device, canvas=model.canvas, patch_px=model.patch_px)
     for seed in count():
-        augmenter = Augmenter(AugmentConfig(), config.model.canvas, seed=seed, world=world, noise=noise)
+        augmenter = Augmenter(AugmentConfig(), model.canvas, seed=seed, world=world, noise=noise)
         yield augmenter(city, sampler.draw(1.0))
 
 

@@ -22,6 +22,9 @@ from clnet_model.data import GeoPairs
 from clnet_model.preprocess import CanvasSpec, Pixels
 from clnet_model.sampling import BatchRows
 
+NOISE_NUMBERS = 1 << 22
+NOISE_IMAGES = 8  # get noise of their own, the next ones the same again
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
@@ -88,9 +91,14 @@ class WorldTurn:
         return np.rot90(turned, self.quarters)
 
 
-def noise_field(seed: int, device: torch.device) -> Tensor:
-    """What all images of a run take their noise from: to draw it anew for each batch took 40 of 118 ms."""
-    return torch.randn(1 << 22, generator=torch.Generator().manual_seed(seed)).to(device)
+def noise_field(seed: int, device: torch.device, *, canvas: CanvasSpec, patch_px: int) -> Tensor:
+    """What all images of a run take their noise from: to draw it anew for each batch took 40 of 118 ms.
+
+    Where images are too large for the usual field, it is larger by what they need.
+    """
+    needed = NOISE_IMAGES * 3 * max(canvas.height_px * canvas.width_px, patch_px**2)
+    numbers = NOISE_NUMBERS if needed < NOISE_NUMBERS else NOISE_NUMBERS + needed
+    return torch.randn(numbers, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 class Augmenter:
@@ -112,13 +120,16 @@ class Augmenter:
         self.config, self.spec, self.world = config, canvas, world
         self.rng = np.random.default_rng(seed)
         self.torch_rng = torch.Generator().manual_seed(seed)
-        self._noise = noise_field(seed, world.device) if noise is None else noise
+        self.seed, self.noise = seed, noise
 
     def __call__(self, city: GeoPairs, rows: BatchRows) -> Batch:
         turn = WorldTurn(
             quarters=int(self.rng.integers(4)) if self.config.turns else 0,
             mirror=bool(self.config.mirror and self.rng.random() < 0.5),
         )
+        if self.noise is None:
+            device, patch_px = self.world.device, city.patch_px
+            self.noise = noise_field(self.seed, device, canvas=self.spec, patch_px=patch_px)
         canvases = self._canvases(city, rows.street, turn)
         patches, shift_m = self._patches(city, rows, turn)
         centres = city.patch_xy_m[rows.patches] + shift_m
@@ -194,16 +205,16 @@ class Augmenter:
 
     def _with_noise(self, rgb: Tensor, count: int) -> Tensor:
         """Noise of random strength; every eighth image gets the same field."""
-        if self.config.noise_max <= 0:
+        if self.config.noise_max <= 0 or self.noise is None:
             return rgb
-        size = 8 * rgb[0].numel()
-        start = int(torch.randint(max(1, len(self._noise) - size), (), generator=self.torch_rng))
-        noise = self._noise[start : start + size].view(8, *rgb.shape[1:])
-        noise = noise.roll(-(self.world.own(count).start % 8), dims=0)
+        size = NOISE_IMAGES * rgb[0].numel()
+        start = int(torch.randint(max(1, len(self.noise) - size), (), generator=self.torch_rng))
+        noise = self.noise[start : start + size].view(NOISE_IMAGES, *rgb.shape[1:])
+        noise = noise.roll(-(self.world.own(count).start % NOISE_IMAGES), dims=0)
         strength = self.config.noise_max * self._uniform(count, 1, 1, 1).square()
-        for first in range(0, len(rgb), 8):
-            part = rgb[first : first + 8]
-            part.addcmul_(noise[: len(part)], strength[first : first + 8])
+        for first in range(0, len(rgb), NOISE_IMAGES):
+            part = rgb[first : first + NOISE_IMAGES]
+            part.addcmul_(noise[: len(part)], strength[first : first + NOISE_IMAGES])
         return rgb
 
     def _blur(self, rgb: Tensor, count: int) -> Tensor:

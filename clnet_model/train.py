@@ -221,6 +221,7 @@ def fit(
     _check_pairs(pairs, config)
     _check_world(world, config, pairs)
     out.mkdir(parents=True, exist_ok=True)
+    canvas, patch_px = config.model.canvas, config.model.patch_px
     with torch_threads(config.threads):
         state = start(config, world)
         run = Run(
@@ -233,7 +234,7 @@ def fit(
             unfinished=unfinished or ResumeFile(out),
             state=state,
             sampler=NeighbourhoodSampler(pairs, config.sampler, seed=config.seed),
-            noise=noise_field(config.seed, world.device),
+            noise=noise_field(config.seed, world.device, canvas=canvas, patch_px=patch_px),
         )
         clock = Clock(config.budget, spent_s=run.resume())
         with MetricsLog(out, fresh=state.step == 0, silent=not world.first) as log:

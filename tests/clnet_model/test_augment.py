@@ -97,8 +97,24 @@ def test_scaling_weakens_appearance_and_keeps_geometry() -> None:
 
 def test_batches_of_a_run_may_share_one_field_of_noise(toy_city: Callable[..., GeoPairs]) -> None:
     city, rows = one_place(toy_city)
-    field = noise_field(3, torch.device("cpu"))
+    field = noise_field(3, torch.device("cpu"), canvas=SPEC, patch_px=128)
     own, shared = (
         Augmenter(AugmentConfig(), SPEC, seed=3, noise=noise)(city, rows) for noise in (None, field)
     )
     assert own.patches.equal(shared.patches)
+
+
+@pytest.mark.parametrize(("spec", "patch_px"), [(SPEC, 420), (CanvasSpec(height_px=256, width_px=1024), 64)])
+def test_large_images_get_noise_too(spec: CanvasSpec, patch_px: int) -> None:
+    city = GeoPairs(
+        city="grey",
+        canvases=np.full((1, spec.height_px, spec.width_px, 4), 128, np.uint8),
+        street_xy_m=np.zeros((1, 2)),
+        hfov_deg=np.full(1, 360.0, np.float32),
+        patches=np.full((1, patch_px, patch_px, 3), 128, np.uint8),
+        patch_xy_m=np.zeros((1, 2)),
+    )
+    rows = BatchRows(city=0, street=np.arange(1), patches=np.arange(1))
+    batch = Augmenter(replace(AugmentConfig.off(), noise_max=10.0), spec, seed=0)(city, rows)
+    assert float(batch.patches.std()) > 0
+    assert float(batch.canvases[:, :3].std()) > 0

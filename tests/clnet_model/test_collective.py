@@ -41,7 +41,7 @@ def run_of(city: GeoPairs, config: TrainConfig, out: Path, world: World = ALONE)
         unfinished=ResumeFile(out),
         state=start(config, world),
         sampler=NeighbourhoodSampler([city], config.sampler, seed=config.seed),
-        noise=noise_field(config.seed, world.device),
+        noise=noise_field(config.seed, world.device, canvas=SMALL, patch_px=64),
     )
 
 

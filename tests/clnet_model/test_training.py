@@ -59,7 +59,7 @@ def run_in(city: GeoPairs) -> Callable[[TrainConfig, Path], Run]:
             unfinished=ResumeFile(out),
             state=start(config),
             sampler=NeighbourhoodSampler([city], config.sampler, seed=config.seed),
-            noise=noise_field(config.seed, ALONE.device),
+            noise=noise_field(config.seed, ALONE.device, canvas=SMALL, patch_px=64),
         )
 
     return make
