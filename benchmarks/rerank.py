@@ -43,7 +43,7 @@ CANDIDATES = 48
 SIGMA_M = 6.0  # what the network itself was trained with
 ASKED = (NORTH_KNOWN, PHOTO_90)
 SEEDS = (0, 1, 2)
-STEPS, CHOOSE_EVERY, BATCH = 800, 100, 24
+STEPS, CHOOSE_EVERY, BATCH = 400, 100, 24
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 Row = dict[str, Any]
 Scorer = Callable[[Tensor, Tensor, Tensor], Tensor]  # street, candidates, similarity -> (Q, K)
@@ -111,7 +111,7 @@ def candidates(pairs: GeoPairs, gallery: Tensor, asked: QuerySet, encoder: Torch
     street = features_of(canvases, encoder.model.view_ground, encoder)
     similarity, patches = (street["descriptor"].flatten(1) @ gallery.T).topk(CANDIDATES, dim=1)
     needed, chosen = patches.unique(return_inverse=True)
-    at = torch.from_numpy(pairs.patch_xy_m)[patches]  # (Q, K, 2)
+    at = torch.from_numpy(np.array(pairs.patch_xy_m))[patches]  # (Q, K, 2)
     nearest = nearest_rows(pairs.street_xy_m[rows], pairs.patch_xy_m, count=1)[0]
     return Candidates(
         street=street,
