@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic, sleep
@@ -30,6 +30,14 @@ class ActorPlan:
     actors: int
     cores: int
     gpus: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeSize:
+    """What one machine of the cluster has, free or not."""
+
+    cores: int
+    gpus: int = 0
 
 
 @contextmanager
@@ -66,13 +74,34 @@ def plan_actors(*, limit: int) -> ActorPlan:
     Raises:
         ClusterUnavailable: no core is free.
     """
+    import ray  # noqa: PLC0415
+
     free = _free_resources()
-    cores, gpus = int(free["CPU"]), int(free.get("GPU", 0))
-    if gpus:
-        gpus = min(gpus, limit)
-        return ActorPlan(actors=gpus, cores=max(1, cores // gpus), gpus=1)
-    actors = min(cores, MAX_CPU_ACTORS, limit)
-    return ActorPlan(actors=actors, cores=cores // actors, gpus=0)
+    nodes = [
+        NodeSize(cores=int(node["Resources"].get("CPU", 0)), gpus=int(node["Resources"].get("GPU", 0)))
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
+    return actors_on(nodes, free_cores=int(free["CPU"]), free_gpus=int(free.get("GPU", 0)), limit=limit)
+
+
+def actors_on(nodes: Sequence[NodeSize], *, free_cores: int, free_gpus: int, limit: int) -> ActorPlan:
+    """`plan_actors` for a cluster of these nodes.
+
+    An actor runs on one node: one that asks for more cores than any node has is waited for without end.
+    """
+    gpus = 1 if free_gpus else 0
+    actors = min(free_gpus if gpus else min(free_cores, MAX_CPU_ACTORS), limit)
+    hosts = [node for node in nodes if node.cores and node.gpus >= gpus]
+    cores = max(1, min([free_cores // actors, *(node.cores for node in hosts)]))
+    while cores > 1 and sum(_room(node, cores, gpus) for node in hosts) < actors:
+        cores -= 1
+    return ActorPlan(actors=actors, cores=cores, gpus=gpus)
+
+
+def _room(node: NodeSize, cores: int, gpus: int) -> int:
+    """Actors that fit on an empty node."""
+    return min(node.cores // cores, node.gpus) if gpus else node.cores // cores
 
 
 def free_cores(*, at_most: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from spatial_index.store import open_store
+from workers.cluster import ActorPlan, NodeSize, actors_on
 from workers.jobs import Jobs, JobState
 
 WORKER = Path(__file__).with_name("cluster_worker.py")
@@ -56,3 +57,48 @@ def test_a_node_killed_half_way_changes_nothing(write_sheet: Any, tmp_path: Path
     assert killed["planned"] == calm["planned"]
     assert len(found) == killed["indexed"] == calm["indexed"] > 1000
     assert found == expected
+
+
+FOUR, TWO, HEAD = NodeSize(cores=4), NodeSize(cores=2), NodeSize(cores=0)
+PAIR_OF_GPUS = NodeSize(cores=8, gpus=2)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "free_cores", "free_gpus", "limit", "plan"),
+    [
+        ([FOUR], 4, 0, 9, ActorPlan(actors=4, cores=1, gpus=0)),
+        ([FOUR], 4, 0, 1, ActorPlan(actors=1, cores=4, gpus=0)),
+        ([FOUR, FOUR], 8, 0, 1, ActorPlan(actors=1, cores=4, gpus=0)),
+        ([HEAD, TWO, FOUR], 6, 0, 1, ActorPlan(actors=1, cores=2, gpus=0)),
+        ([NodeSize(cores=5)] * 2, 10, 0, 3, ActorPlan(actors=3, cores=2, gpus=0)),
+        ([NodeSize(cores=64)], 64, 0, 99, ActorPlan(actors=8, cores=8, gpus=0)),
+        ([NodeSize(cores=32), PAIR_OF_GPUS], 40, 2, 9, ActorPlan(actors=2, cores=4, gpus=1)),
+        ([NodeSize(cores=32), PAIR_OF_GPUS], 40, 2, 1, ActorPlan(actors=1, cores=8, gpus=1)),
+    ],
+)
+def test_every_actor_fits_on_a_node(
+    nodes: list[NodeSize], free_cores: int, free_gpus: int, limit: int, plan: ActorPlan
+) -> None:
+    assert actors_on(nodes, free_cores=free_cores, free_gpus=free_gpus, limit=limit) == plan
+
+
+LAST_BLOCK = """
+import ray
+from ray.cluster_utils import Cluster
+from workers.cluster import plan_actors, ray_cluster
+
+cluster = Cluster()
+cluster.add_node(num_cpus=2, include_dashboard=False, object_store_memory=80 * 1024**2)
+cluster.add_node(num_cpus=2, object_store_memory=80 * 1024**2)
+cluster.wait_for_nodes()
+with ray_cluster(cluster.address):
+    plan = plan_actors(limit=1)
+    print(ray.get(ray.remote(lambda: plan.cores).options(num_cpus=plan.cores).remote(), timeout=60))
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_one_actor_on_two_machines_starts() -> None:
+    said = subprocess.check_output([sys.executable, "-c", LAST_BLOCK], text=True, timeout=240)
+    assert said.split()[-1] == "2"
