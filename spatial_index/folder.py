@@ -166,7 +166,7 @@ class StoreFolder:
             return
         if self.root.exists() and not self.root.is_dir():
             raise StoreMissing(str(self.root), "it is a file")
-        if self.root.is_dir() and any(path.name != "lock" for path in self.root.iterdir()):
+        if self.root.is_dir() and not all(_left_by_a_start(path) for path in self.root.iterdir()):
             raise StoreMissing(str(self.root), "the folder holds other files and no store.json")
         if not create:
             raise StoreMissing(
@@ -217,6 +217,13 @@ class StoreFolder:
     def _empty_trash(self) -> None:
         for leftover in self.root.glob(f"{_TRASH}*"):
             shutil.rmtree(leftover)
+
+
+def _left_by_a_start(path: Path) -> bool:
+    """Whether a first start that was killed, or had a full disk, leaves such a thing."""
+    if path.name == "regions":
+        return path.is_dir() and not any(path.iterdir())
+    return path.name in {"lock", ".store.json.new"}
 
 
 def _names(folder: Path) -> list[str]:

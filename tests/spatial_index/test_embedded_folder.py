@@ -65,6 +65,21 @@ def test_what_is_no_store_is_not_opened(tmp_path):
     open_store(directory=tmp_path / "empty", create=True).close()
 
 
+def test_a_first_start_that_was_killed_is_done_again(tmp_path):
+    for left in (["regions"], ["lock", "regions", ".store.json.new"]):
+        root = tmp_path / "-".join(left)
+        (root / "regions").mkdir(parents=True)
+        for name in set(left) - {"regions"}:
+            (root / name).touch()
+        with pytest.raises(StoreMissing, match="ingest a region to create it"):
+            open_store(directory=root)
+        open_store(directory=root, create=True).close()
+        open_store(directory=root).close()
+    (tmp_path / "others" / "regions" / "brig").mkdir(parents=True)
+    with pytest.raises(StoreMissing, match="other files"):
+        open_store(directory=tmp_path / "others", create=True)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_write_permission_is_unavailable(tmp_path):
     tmp_path.chmod(0o500)
