@@ -40,6 +40,7 @@ CHECKED_AT_ONCE = 50_000
 DEFAULT_ACCURACY_M = 50.0
 DEFAULT_HEADING_ACCURACY_DEG = 15.0
 
+MOMENT = pa.timestamp("us", "UTC")
 SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string()),
@@ -47,7 +48,7 @@ SCHEMA = pa.schema(
         pa.field("latitude", pa.float64()),
         pa.field("longitude", pa.float64()),
         pa.field("accuracy_m", pa.float64()),
-        pa.field("captured_at", pa.timestamp("us", "UTC")),
+        pa.field("captured_at", MOMENT),
         pa.field("sequence", pa.string()),
         pa.field("heading_deg", pa.float64()),
         pa.field("heading_accuracy_deg", pa.float64()),
@@ -125,7 +126,7 @@ def sampled(manifest: Manifest, count: int) -> Manifest:
 
 def _from_file(path: Path) -> pa.Table:
     readers: dict[str, Callable[[Path], pa.Table]] = {
-        ".parquet": pq.read_table, ".geoparquet": pq.read_table, ".csv": pacsv.read_csv
+        ".parquet": pq.read_table, ".geoparquet": pq.read_table, ".csv": _from_csv
     }  # fmt: skip
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -135,6 +136,14 @@ def _from_file(path: Path) -> pa.Table:
     except (OSError, pa.ArrowException) as exc:
         reason = str(exc).splitlines()[0]
         raise BadManifest(str(path), f"cannot be read ({reason})", "write it again") from exc
+
+
+def _from_csv(path: Path) -> pa.Table:
+    """Only numbers are told by their looks: an `image_id` may be 0001, and times may differ in their form."""
+    texts = {field.name: pa.string() for field in SCHEMA if not pa.types.is_floating(field.type)}
+    return pacsv.read_csv(
+        path, convert_options=pacsv.ConvertOptions(column_types=texts, strings_can_be_null=True)
+    )
 
 
 def _from_folder(folder: Path) -> pa.Table:
@@ -179,12 +188,30 @@ def _typed(raw: pa.Table, path: Path) -> pa.Table:
 
 def _cast(column: pa.ChunkedArray, field: pa.Field, path: Path) -> pa.ChunkedArray:
     try:
-        if pa.types.is_timestamp(field.type) and pa.types.is_timestamp(column.type) and not column.type.tz:
-            column = pc.assume_timezone(column, "UTC")
+        if pa.types.is_timestamp(field.type):
+            return _moments(column)
         return column.cast(field.type)
     except pa.ArrowException as exc:
         reason = f"has a column {field.name!r} of {column.type} that is no {field.type}"
         raise BadManifest(str(path), reason, "see the columns in docs/fleet.md") from exc
+
+
+def _moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Times in whole microseconds; UTC where no zone is given, which each text says for itself.
+
+    Raises:
+        pyarrow.ArrowException: a value is no time.
+    """
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        texts = pc.replace_substring_regex(column, r"(\.\d{6})\d+", r"\1")
+        zoned = pc.match_substring_regex(texts, r"[T ].*(Z|[+-]\d\d(:?\d\d)?)$")
+        nothing = pa.scalar(None, texts.type)
+        given = pc.if_else(zoned, texts, nothing).cast(MOMENT)
+        plain = pc.if_else(zoned, nothing, texts).cast(pa.timestamp(MOMENT.unit))
+        return pc.coalesce(given, pc.assume_timezone(plain, "UTC"))
+    if pa.types.is_timestamp(column.type) and not column.type.tz:
+        column = pc.assume_timezone(column, "UTC")
+    return column.cast(options=pc.CastOptions(target_type=MOMENT, allow_time_truncate=True))
 
 
 def _checked(table: pa.Table, base: Path) -> Manifest:
@@ -196,6 +223,7 @@ def _checked(table: pa.Table, base: Path) -> Manifest:
         rows = part.to_pylist()
         for number, row in enumerate(rows, start=first):
             row["image_id"] = row["image_id"] or row["image"]
+            row["sequence"] = row["sequence"] or None
             row["fault"] = fault_of(row, seen)
             seen.add(row["image_id"] or "")
             if row["fault"]:

@@ -56,6 +56,37 @@ def test_csv_gives_the_same_as_parquet(tmp_path: Path) -> None:
     assert only(read_manifest(tmp_path / "fleet.csv")) == only(other)
 
 
+def test_a_csv_keeps_texts_as_they_are_and_empty_cells_empty(tmp_path: Path) -> None:
+    (tmp_path / "fleet.csv").write_text(
+        "image,image_id,captured_at,sequence\n"
+        "a.jpg,0001,2026-01-01 12:00:00,\n"
+        "b.jpg,0002,,\n"
+        "c.jpg,,2026-01-01T13:00:00.123456789+01:00,7\n"
+    )
+    manifest = read_manifest(tmp_path / "fleet.csv")
+    assert manifest.faults == ()
+    rows = {row["image_id"]: row for row in manifest.table.to_pylist()}
+    assert set(rows) == {"0001", "0002", "c.jpg"}
+    assert [row["sequence"] for row in rows.values()] == [None, None, "7"]
+    assert rows["0001"]["captured_at"] == NOON
+    assert rows["c.jpg"]["captured_at"] == NOON.replace(microsecond=123456)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pa.array(["2026-01-01T12:00:00", "2026-01-01 13:00:00+0100"]),
+        pa.array(["2026-01-01 12:00", "2026-01-01T12:00:00Z"], pa.large_string()),
+        pa.array([1_767_268_800_000_000_123] * 2, pa.timestamp("ns")),
+        pa.array([1_767_268_800_000_000_123] * 2, pa.timestamp("ns", "Europe/Zurich")),
+    ],
+)
+def test_times_without_a_zone_are_utc_in_whole_microseconds(tmp_path: Path, times: pa.Array) -> None:
+    pq.write_table(pa.table({"image": ["a.jpg", "b.jpg"], "captured_at": times}), tmp_path / "fleet.parquet")
+    found = read_manifest(tmp_path / "fleet.parquet").table.column("captured_at").to_pylist()
+    assert found == [NOON, NOON]
+
+
 def test_geoparquet_points_are_positions(tmp_path: Path) -> None:
     point = shapely.to_wkb(shapely.Point(7.9, 46.3))
     found = only(read_manifest(parquet(tmp_path, {"image": "a.jpg", "geometry": point})))
