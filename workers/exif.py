@@ -18,7 +18,7 @@ def position_of(path: Path) -> dict[str, Any]:
         with Image.open(path) as image:
             exif = image.getexif()
             gps, photo = exif.get_ifd(GPS), exif.get_ifd(ExifTags.IFD.Exif)
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return {}
     found: dict[str, Any] = {
         "latitude": _degrees(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef) == "S"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ def fetch(place: str) -> bytes | str:
     """A file's bytes, or what went wrong. `place`: a path, or a URL (http, https, s3, gs)."""
     try:
         data = _read(place)
-    except (OSError, ValueError, pa.ArrowException) as exc:  # URLError is an OSError
+    except (OSError, ValueError, HTTPException, pa.ArrowException) as exc:  # URLError is an OSError
         return " ".join(str(exc).split()) or type(exc).__name__
     return data if len(data) <= MOST_BYTES else f"larger than {MOST_BYTES:,} bytes"
 

@@ -87,6 +87,12 @@ def test_times_without_a_zone_are_utc_in_whole_microseconds(tmp_path: Path, time
     assert found == [NOON, NOON]
 
 
+def test_an_image_too_large_to_open_has_no_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
+    Image.new("RGB", (16, 8)).save(tmp_path / "large.png")
+    assert only(read_manifest(tmp_path))["latitude"] is None
+
+
 def test_geoparquet_points_are_positions(tmp_path: Path) -> None:
     point = shapely.to_wkb(shapely.Point(7.9, 46.3))
     found = only(read_manifest(parquet(tmp_path, {"image": "a.jpg", "geometry": point})))

@@ -279,6 +279,7 @@ def test_what_the_index_refuses_arrives_as_itself(
 def test_what_cannot_be_fetched_says_why(tmp_path: Path) -> None:
     assert "No such file" in str(fetch(str(tmp_path / "none.jpg")))
     assert "no way to read" in str(fetch("gopher://there/a.jpg"))
-    assert isinstance(fetch("http://127.0.0.1:9/a.jpg"), str)
+    for url in ("http://127.0.0.1:9/a.jpg", "http://host/my photo.jpg", "http://host:port/a.jpg"):
+        assert isinstance(fetch(url), str)
     (tmp_path / "large.jpg").write_bytes(b"x" * (20 * 1024**2 + 1))
     assert "larger than" in str(fetch(str(tmp_path / "large.jpg")))
