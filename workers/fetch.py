@@ -31,6 +31,17 @@ def fetch(place: str) -> bytes | str:
     return data if len(data) <= MOST_BYTES else f"larger than {MOST_BYTES:,} bytes"
 
 
+def stamp_of(place: str) -> str | None:
+    """Size and time of change (ns) of a file on a disk, which differ once it is replaced; None: not known."""
+    if "://" in place:
+        return None
+    try:
+        found = Path(place).stat()
+    except (OSError, ValueError):
+        return None
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
 def _read(place: str) -> bytes:
     scheme = place.partition("://")[0] if "://" in place else ""
     if not scheme:

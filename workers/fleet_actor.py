@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from workers.chunks import STAMP, UNREAD
 from workers.embedding import one_ahead
-from workers.fetch import fetch_all
+from workers.fetch import fetch_all, stamp_of
 
 if TYPE_CHECKING:
     from workers.chunks import Chunks
@@ -31,13 +32,27 @@ class FleetActor:
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         items = [(item[NUMBER], unpacked(item["rows"]).to_pylist()) for item in batch.to_pylist()]
-        for number, looks in one_ahead(self._look, items, self._reader):
+        for looks, known in one_ahead(self._look, items, self._reader):
             table = self._embedder.embed(looks)
-            yield table.append_column(NUMBER, pa.array([number] * len(looks), pa.int64()))
+            for name in known.column_names:
+                table = table.append_column(name, known.column(name))
+            yield table
 
-    def _look(self, item: tuple[int, list[Row]]) -> tuple[int, list[Any]]:
+    def _look(self, item: tuple[int, list[Row]]) -> tuple[list[Any], pa.Table]:
+        """What is to be embedded of a chunk's images, and what is known of their files."""
         number, rows = item
-        return number, list(self._lookers.map(self._embedder.look, rows, images_of(rows)))
+        stamps = [None if row["fault"] else stamp_of(row["image"]) for row in rows]  # before they are read
+        images = images_of(rows)
+        pairs = zip(rows, images, strict=True)
+        unread = [isinstance(image, str) and not row["fault"] for row, image in pairs]
+        known = pa.table(
+            {
+                NUMBER: pa.array([number] * len(rows), pa.int64()),
+                UNREAD: pa.array(unread, pa.bool_()),
+                STAMP: pa.array(stamps, pa.string()),
+            }
+        )
+        return list(self._lookers.map(self._embedder.look, rows, images)), known
 
 
 class AnswerActor:
@@ -82,8 +97,8 @@ def images_of(rows: Sequence[Row]) -> list[bytes | str]:
 
 
 def chunk_to_item(chunks: Chunks, number: int) -> dict[str, Any]:
-    """A chunk as Ray carries it."""
-    return {NUMBER: number, "rows": packed(chunks.rows_table(number))}
+    """A chunk's images that are to be embedded, as Ray carries them."""
+    return {NUMBER: number, "rows": packed(chunks.wanted(number))}
 
 
 def packed(table: pa.Table) -> bytes:

@@ -105,9 +105,9 @@ def read_manifest(path: Path) -> Manifest:
         BadManifest: it cannot be read, lacks a column, or holds values of a wrong type.
     """
     if path.is_dir():
-        raw, base = _from_folder(path), path
+        raw, base = _from_folder(path), path.absolute()
     elif path.is_file():
-        raw, base = _from_file(path), path.parent
+        raw, base = _from_file(path), path.absolute().parent
     else:
         raise BadManifest(str(path), "does not exist", "give a .parquet or .csv file, or a folder of images")
     if not raw.num_rows:

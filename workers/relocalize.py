@@ -112,7 +112,8 @@ def relocalize(
 ) -> FleetReport:
     """Locate every image of a manifest and write the results, one row for each, ordered by sequence and time.
 
-    The same manifest and model are the same job: run again, it embeds only what no earlier run has.
+    The same manifest and model are the same job: run again, it embeds only what no earlier run has, what that
+    could not read, and files that were replaced since.
 
     Args:
         out: GeoParquet; replaced when all rows are there.
@@ -166,17 +167,17 @@ def embed_missing(
     job: RunningJob,
     progress: Callable[[FleetProgress], None],
 ) -> int:
-    """Embed and keep every chunk that is not there; images embedded."""
+    """Embed and keep whatever is not there; images embedded."""
     missing = chunks.missing()
     total = len(chunks.rows)
-    done = before = total - sum(chunks.count(number) for number in missing)
+    done = before = total - sum(missing.values())
     progress(FleetProgress(job_id=job.record.id, stage="embed", done=done, total=total))
     if not missing:
         return 0
-    with closing(embed(chunks, localizer.make_embedder, missing)) as tables:  # workers stop with us
+    with closing(embed(chunks, localizer.make_embedder, list(missing))) as tables:  # workers stop with us
         for number, table in tables:
             chunks.put(number, table)
-            done += chunks.count(number)
+            done += missing[number]
             job.report(done, total, "images embedded")
             progress(FleetProgress(job_id=job.record.id, stage="embed", done=done, total=total))
             job.check_cancelled()

@@ -87,6 +87,18 @@ def test_times_without_a_zone_are_utc_in_whole_microseconds(tmp_path: Path, time
     assert found == [NOON, NOON]
 
 
+def test_the_same_names_elsewhere_are_another_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = set()
+    for day in ("day1", "day2"):
+        (tmp_path / day).mkdir()
+        parquet(tmp_path / day, row())
+        monkeypatch.chdir(tmp_path / day)
+        digests.add(read_manifest(Path("fleet.parquet")).digest)
+    assert len(digests) == 2
+
+
 def test_an_image_too_large_to_open_has_no_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
     Image.new("RGB", (16, 8)).save(tmp_path / "large.png")

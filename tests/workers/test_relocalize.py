@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib.util
 import json
 import os
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -148,8 +151,8 @@ def test_doing_it_again_embeds_nothing_and_gives_the_same(
 ) -> None:
     run()
     assert len(embed.numbers) == 5
-    assert run().embedded == 0
-    assert len(embed.numbers) == 5
+    assert run().embedded == 1  # the one that is not there is looked for again
+    assert len(embed.numbers) == 6
     assert pq.read_table(tmp_path / "out.parquet").equals(undisturbed)
     assert run(resume=False).embedded == IMAGES
 
@@ -163,6 +166,16 @@ def test_a_damaged_chunk_is_embedded_again(
     assert run().embedded == CHUNK_ROWS
     assert embed.numbers[5:] == [2]
     assert pq.read_table(tmp_path / "out.parquet").equals(undisturbed)
+def test_a_chunk_of_an_earlier_version_is_embedded_again(
+    run: Callable[..., Any], undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    run()
+    [chunk] = (tmp_path / "jobs").glob("*/chunks/0000000.parquet")
+    pq.write_table(pq.read_table(chunk, columns=["fault", "value"]), chunk)
+    assert run().embedded == CHUNK_ROWS + 1
+    assert pq.read_table(tmp_path / "out.parquet").equals(undisturbed)
+
+
 
 
 @pytest.mark.parametrize("chunks_before", [0, 2, 4])
@@ -200,6 +213,60 @@ def test_cancelled_it_stops_and_keeps_what_it_has(
     assert record.state is JobState.CANCELLED
     assert not (tmp_path / "out.parquet").exists()
     assert run().embedded == IMAGES - CHUNK_ROWS
+@pytest.fixture
+def drive(tmp_path: Path, fakes: ModuleType) -> Callable[[], tuple[int, list[dict[str, Any]]]]:
+    """Runs a small job; images embedded, and the rows."""
+
+    def run() -> tuple[int, list[dict[str, Any]]]:
+        report = relocalize(
+            read_manifest(tmp_path / "drive.csv"), tmp_path / "out.parquet", localizer=fakes.EchoLocalizer(),
+            jobs=Jobs(tmp_path / "jobs"), embed=embed_fleet_here,
+        )  # fmt: skip
+        return report.embedded, pq.read_table(tmp_path / "out.parquet").to_pylist()
+
+    return run
+
+
+def test_what_could_not_be_read_is_tried_again_and_what_was_replaced(
+    drive: Callable[[], tuple[int, list[dict[str, Any]]]], tmp_path: Path
+) -> None:
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    with socketserver.TCPServer(("127.0.0.1", 0), Flaky) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/d"
+        (tmp_path / "drive.csv").write_text(f"image\na\nb\nc\n{url}\n{url} e\n")
+        embedded, rows = drive()
+        assert embedded == 5
+        assert [row["status"] for row in rows].count("UNREADABLE_IMAGE") == 2
+        (tmp_path / "b").write_text("another b")
+        again, later = drive()
+        server.shutdown()
+    assert again == 3
+    before = {row["image_id"]: row["longitude"] for row in rows}
+    after = {row["image_id"]: row["longitude"] for row in later}
+    assert {name for name in after if after[name] != before[name]} == {"b", url}
+    assert after[url] is not None
+
+
+class Flaky(http.server.BaseHTTPRequestHandler):
+    """Speaks no HTTP at first."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        Flaky.asked += 1
+        if Flaky.asked == 1:
+            self.wfile.write(b"nonsense\r\n")
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"d")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on the terminal."""
+
+
 
 
 @pytest.fixture(scope="module")
