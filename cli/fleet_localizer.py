@@ -18,14 +18,15 @@ import pyarrow as pa
 
 from clnet_model.errors import ModelError
 from serving.bulk import Seen, locate_seen, look, see
+from serving.fuse import Status
 from serving.locate import Answer, HeadingPrior, Query, Views
-from serving.track import Odometry, Track
+from serving.track import Odometry, Sighting, Track
 from serving.track_messages import sighting_of
 from spatial_index.bulk import BulkSearch, StoreSearch
 from spatial_index.geodesy import distances_m
 from spatial_index.priors import CirclePrior, PriorMode
 from tiling.grid import LngLat
-from workers.manifest import DEFAULT_ACCURACY_M, DEFAULT_HEADING_ACCURACY_DEG
+from workers.manifest import DEFAULT_ACCURACY_M, DEFAULT_HEADING_ACCURACY_DEG, within_limits
 from workers.relocalize import Embedder, Row
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ SEEN = pa.schema(
     ]
 )
 _SIGHTING = "_sighting"  # goes from an answer to its track; no column of the result
+NOTHING_SEEN = Sighting(status=Status.NO_CONFIDENT_MATCH, positions=(), probabilities=(), sigma_m=0.0)
 
 
 class FleetLocalizer:
@@ -93,15 +95,26 @@ class FleetFollower:
     def __init__(self, *, seed: int) -> None:
         self._track = Track(seed=seed)
         self._last_s = -np.inf
+        self._last_row: tuple[str, datetime] | None = None
+        self._every_leg_is_known = True
 
     def advance(self, row: Row, answer: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The smoothed columns; none while the track is lost."""
-        if _SIGHTING not in answer:
+        """The smoothed columns; none while the track is lost, and for rows that cannot be used.
+
+        These move the track all the same. A row without a time may lie anywhere in the sequence, and so may
+        what was driven up to it: no odometry is used then.
+        """
+        taken: datetime | None = row["captured_at"]
+        if taken is None:
+            self._every_leg_is_known = False
             return {}
-        taken: datetime = row["captured_at"]
+        if self._last_row == (row["image_id"], taken):
+            return {}  # the same row again
+        self._last_row = row["image_id"], taken
         self._last_s = max(taken.timestamp(), self._last_s + MIN_STEP_S)
-        point = self._track.advance(self._last_s, answer[_SIGHTING], odometry_of(row))
-        if point is None:
+        odometry = odometry_of(row) if self._every_leg_is_known else None
+        point = self._track.advance(self._last_s, answer.get(_SIGHTING, NOTHING_SEEN), odometry)
+        if point is None or _SIGHTING not in answer:
             return {}
         return {
             "smoothed_status": point.status.name,
@@ -179,10 +192,11 @@ def prior_of(row: Row) -> CirclePrior | None:
 
 
 def odometry_of(row: Row) -> Odometry | None:
-    """How the vehicle moved since the row before."""
-    if row["distance_m"] is None:
+    """How the vehicle moved since the row before; None: unknown."""
+    distance_m = within_limits(row, "distance_m")
+    if distance_m is None:
         return None
-    return Odometry(distance_m=row["distance_m"], course_deg=row["course_deg"])
+    return Odometry(distance_m=distance_m, course_deg=within_limits(row, "course_deg"))
 
 
 def kept(seen: Seen) -> dict[str, Any]:

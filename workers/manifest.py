@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,12 +247,18 @@ def fault_of(row: dict[str, Any], seen: set[str]) -> str | None:
     if (row["latitude"] is None) != (row["longitude"] is None):
         return "one of latitude and longitude is empty"
     for name, (low, high) in LIMITS.items():
-        value = row[name]
-        if value is not None and not (math.isfinite(value) and low <= value <= high):
-            return f"{name} is {value:g}, not within {low:g} to {high:g}"
+        if row[name] is not None and within_limits(row, name) is None:
+            return f"{name} is {row[name]:g}, not within {low:g} to {high:g}"
     if row["sequence"] is not None and row["captured_at"] is None:
         return "captured_at is empty; images of a sequence need their times"
     return None
+
+
+def within_limits(row: Mapping[str, Any], name: str) -> float | None:
+    """A row's value; None where it is empty or cannot be true."""
+    value: float | None = row[name]
+    low, high = LIMITS[name]
+    return value if value is not None and math.isfinite(value) and low <= value <= high else None
 
 
 def chunks_of(table: pa.Table, size: int) -> Iterator[pa.Table]:

@@ -49,7 +49,7 @@ class Follower(Protocol):
     """Follows one sequence."""
 
     def advance(self, row: Row, answer: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The smoothed columns of the next image."""
+        """The smoothed columns of the next image. Rows that cannot be used come too: the vehicle drove on."""
 
 
 class Localizer(Protocol):
@@ -215,6 +215,6 @@ def located_chunks(
             if row["sequence"] != current:
                 current = row["sequence"]
                 follower = None if current is None else localizer.follower(current)
-            smoothed = follower.advance(row, answer) if follower and not row["fault"] else {}
+            smoothed = follower.advance(row, answer) if follower else {}
             located.append({**given_columns(row), **answer, **smoothed})
         yield located
