@@ -24,7 +24,6 @@ from spatial_index.store import Store
 from tiling.errors import BadArea, BadGrid, SheetError, TilingError
 from tiling.grid import GridSpec
 from tiling.ortho import OnError, open_ortho
-from workers.building import is_live
 from workers.errors import BadManifest, NothingToIngest
 from workers.fleet_pipeline import answer_fleet_on_ray, embed_fleet_on_ray
 from workers.ingest import ingest
@@ -34,6 +33,7 @@ from workers.jobs import JobRecord, Jobs, JobState
 from workers.manifest import Manifest, read_manifest, sampled
 from workers.pipeline import embed_on_ray
 from workers.relocalize import FleetReport, job_id_of, record_job, relocalize
+from workers.runs import standing_run
 
 if TYPE_CHECKING:
     from clnet_model.encoder import Encoder
@@ -163,8 +163,9 @@ class IngestWork:
         return self.shop.jobs.create(self.plan.job_id, INGEST, self.plan.to_json())
 
     def is_done(self, record: JobRecord) -> bool:
-        """What was built may have been rolled back or dropped since."""
-        return record.state is JobState.SUCCEEDED and is_live(self.shop.store, self.plan.spec)
+        """What was built may lack sheets, or have been rolled back or dropped since."""
+        standing = standing_run(self.shop.store, self.shop.jobs, self.plan)
+        return record.state is JobState.SUCCEEDED and standing is not None and standing.live
 
     def carry_out(self, check: Check) -> None:
         """See `Work.carry_out`."""

@@ -16,7 +16,7 @@ from spatial_index.errors import UnknownGeneration
 from spatial_index.files import disk_error
 from spatial_index.records import GenerationInfo, PatchRecord
 from spatial_index.store import Store
-from workers.building import half_built, is_live
+from workers.building import built, half_built, promoted_again
 from workers.errors import NothingToExport
 from workers.exchange import ROWS_PER_GROUP, read_records, read_spec, schema_of, stac_item, to_table
 from workers.gate import check_canaries, check_counts
@@ -88,14 +88,17 @@ def import_region(
 ) -> ImportReport:
     """Build the generation that a file holds, check it and make it live: same ids, same vectors.
 
+    Where it was built before, it is made live again.
+
     Raises:
         BadExchangeFile: not a file of ours, or damaged; what was live stays live.
         IngestFailed: the gate refused.
     """
     spec, planned = read_spec(path)
     report = ImportReport(region=spec.region, generation=spec.generation, patches=planned, already_live=False)
-    if is_live(store, spec):
-        return replace(report, already_live=True)
+    known = built(store, spec)
+    if known and (known.live or (known.patches == planned and promoted_again(store, known))):
+        return replace(report, already_live=known.live)
     tally = Tally(planned=planned)
     with half_built(store, spec):
         for records in read_records(path, spec):

@@ -20,14 +20,15 @@ from spatial_index.records import Storage
 from spatial_index.store import Store
 from tiling.grid import GridSpec
 from tiling.ortho import OnError, Ortho
-from workers.building import half_built, is_live
+from workers.building import half_built, promoted_again
 from workers.embedding import EmbedSettings
 from workers.gate import check_canaries, check_counts
 from workers.ingest_plan import KIND, MIN_VALID_FRACTION, IngestPlan, plan_ingest
 from workers.ingest_report import IngestProgress, IngestReport, built_report, live_report
 from workers.jobs import Jobs, JobState, RunningJob
 from workers.pipeline import embed_on_ray
-from workers.tally import Tally, reasons_in, to_records
+from workers.runs import after, last_run, note_holes, standing_run
+from workers.tally import Tally, lost_in, reasons_in, to_records
 from workers.vector_source import Embed, VectorSource
 
 
@@ -50,16 +51,17 @@ def ingest(
 ) -> IngestReport:
     """Cut, embed and store every patch of the orthophoto, check the result, make it the live generation.
 
-    The same imagery, model, grid and area give the same generation and the same job; where that one is live,
-    nothing is done. Vectors are kept in the job's folder before they are stored: a job that ran before, and
-    blocks whose sheets an earlier job of the region has seen unchanged, are not embedded again.
+    The same imagery, model, grid and area give the same generation and the same job; where that one is live
+    and lacks no sheet, nothing is done; where it was live before, it is made live again. Vectors are kept in
+    the job's folder before they are stored: a job that ran before, and blocks whose sheets an earlier job of
+    the region has seen unchanged, are not embedded again.
 
     Args:
         grid: where patches lie; None takes what the model was trained with.
         area: WGS84 (Multi)Polygon that patch centres lie in; None takes the sheets' footprint.
         storage: how vectors are kept; see docs/search.md.
         on_error: what a sheet that fails to decode stops: the job, or its own patches.
-        resume: False embeds everything again.
+        resume: False embeds everything again, into another generation where that one was live.
         embed: where the work runs; `partial(embed_on_ray, address=…)` names a cluster.
 
     Raises:
@@ -79,8 +81,9 @@ def ingest(
         storage=storage,
     )
     jobs.create(plan.job_id, KIND, plan.to_json())
-    if is_live(store, plan.spec):
-        return already_live(store, plan, jobs, started_s)
+    standing = standing_run(store, jobs, plan) if resume else None
+    if standing and standing.live:
+        return already_live(store, plan.called(standing.info.spec.generation), jobs, started_s)
     settings = EmbedSettings(
         ortho=ortho,
         load=load,
@@ -89,17 +92,51 @@ def ingest(
         on_error=on_error,
     )
     with jobs.run(plan.job_id) as job:
-        source = VectorSource(plan, jobs, settings, embed, resume=resume)
-        with half_built(store, plan.spec):
-            tally = write_all(store, plan, source.tables(), job, progress)
-            coverage = tally.coverage.geometry()
-            check_counts(store, plan.spec, tally)
-            check_canaries(store, plan.spec, tally)
-            store.promote(region, plan.spec.generation, coverage=coverage)
-        source.prune()
-        report = built_report(plan, tally, source.embedded, coverage, started_s)
+        if standing and promoted_again(store, standing.info):
+            report = live_report(store, plan.called(standing.info.spec.generation), started_s, promoted=True)
+        else:
+            source = VectorSource(plan, jobs, settings, embed, resume=resume)
+            report = build(
+                plan,
+                source,
+                store=store,
+                jobs=jobs,
+                job=job,
+                progress=progress,
+                started_s=started_s,
+                resume=resume,
+            )
         job.succeed(asdict(report))
     return report
+
+
+def build(
+    plan: IngestPlan,
+    source: VectorSource,
+    *,
+    store: Store,
+    jobs: Jobs,
+    job: RunningJob,
+    progress: Callable[[IngestProgress], None],
+    started_s: float,
+    resume: bool,
+) -> IngestReport:
+    """Write the plan's next run and make it live, unless the live one lacks the very same."""
+    last = last_run(store, jobs, plan)
+    plan = after(last, plan)
+    with half_built(store, plan.spec):
+        tally = write_all(store, plan, source.tables(), job, progress)
+        coverage = tally.coverage.geometry()
+        check_counts(store, plan.spec, tally)
+        check_canaries(store, plan.spec, tally)
+        better = not (resume and last and last.live and last.holes == tally.holes)
+        if better:
+            note_holes(jobs, plan, tally.holes)
+            store.promote(plan.spec.region, plan.spec.generation, coverage=coverage)
+    source.prune()
+    if last and not better:
+        plan = plan.called(last.info.spec.generation)
+    return built_report(plan, tally, source.embedded, coverage, started_s, promoted=better)
 
 
 def already_live(store: Store, plan: IngestPlan, jobs: Jobs, started_s: float) -> IngestReport:
@@ -130,6 +167,7 @@ def write_all(
             records = to_records(table, spec)
             store.write(spec.region, spec.generation, records)
             tally.add(records, reasons_in(table))
+            tally.lost += lost_in(table)
             job.report(tally.accounted, plan.planned, "patches")
             progress(
                 IngestProgress(

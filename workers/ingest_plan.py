@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import shapely
@@ -50,13 +50,17 @@ class IngestPlan:
 
     @property
     def job_id(self) -> str:
-        """The same work has the same id, so that starting it again is going on with it."""
-        return f"ingest-{self.spec.region}-{self.spec.generation}"
+        """The same work has the same id, so that starting it again is going on with it, in whatever run."""
+        return f"ingest-{self.spec.region}-{self.spec.generation.partition('-')[0]}"
 
     @property
     def grid(self) -> GridSpec:
         """Where patches lie."""
         return GridSpec(zoom=self.spec.zoom, side_m=self.spec.side_m)
+
+    def called(self, generation: str) -> IngestPlan:
+        """The same plan for a generation of another name."""
+        return replace(self, spec=replace(self.spec, generation=generation))
 
     def blocks(self) -> Iterator[KeyedBlock]:
         """The blocks in quadkey order, made as they are asked for."""

@@ -55,8 +55,8 @@ class IngestReport:
         return self.planned / self.wall_s if self.wall_s else 0.0
 
 
-def live_report(store: Store, plan: IngestPlan, started_s: float) -> IngestReport:
-    """The report of a job with nothing to do."""
+def live_report(store: Store, plan: IngestPlan, started_s: float, *, promoted: bool = False) -> IngestReport:
+    """The report of a job with nothing to do, but for a promotion of what was built before."""
     info = store.region(plan.spec.region)
     return IngestReport(
         job_id=plan.job_id,
@@ -67,17 +67,23 @@ def live_report(store: Store, plan: IngestPlan, started_s: float) -> IngestRepor
         indexed=info.patches,
         skipped={},
         embedded=0,
-        promoted=False,
-        already_live=True,
+        promoted=promoted,
+        already_live=not promoted,
         area_km2=area_km2(info.coverage),
         wall_s=monotonic() - started_s,
     )
 
 
 def built_report(
-    plan: IngestPlan, tally: Tally, embedded: int, coverage: BaseGeometry, started_s: float
+    plan: IngestPlan,
+    tally: Tally,
+    embedded: int,
+    coverage: BaseGeometry,
+    started_s: float,
+    *,
+    promoted: bool,
 ) -> IngestReport:
-    """The report of a job that ended in a promotion."""
+    """The report of a job that built a generation; not promoted, it was no better than the live one."""
     return IngestReport(
         job_id=plan.job_id,
         region=plan.spec.region,
@@ -87,8 +93,8 @@ def built_report(
         indexed=tally.indexed,
         skipped=dict(tally.skipped),
         embedded=embedded,
-        promoted=True,
-        already_live=False,
+        promoted=promoted,
+        already_live=not promoted,
         area_km2=area_km2(coverage),
         wall_s=monotonic() - started_s,
     )

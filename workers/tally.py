@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,6 +23,8 @@ class Tally:
     planned: int
     indexed: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+    """Patches of blocks that had to do without a sheet that could not be read."""
     coverage: Coverage = field(default_factory=Coverage)
     canaries: list[PatchRecord] = field(default_factory=list)
 
@@ -29,6 +32,11 @@ class Tally:
     def accounted(self) -> int:
         """Patches indexed or skipped."""
         return self.indexed + self.skipped.total()
+
+    @property
+    def holes(self) -> dict[str, Any]:
+        """What is lacking, as JSON values; empty when all sheets could be read."""
+        return {"lost": self.lost, "skipped": dict(self.skipped)} if self.lost else {}
 
     def add(self, records: list[PatchRecord], skipped: list[str]) -> None:
         """Count written records and reasons to skip; every so-manieth record is kept for the gate."""
@@ -64,3 +72,8 @@ def to_records(table: pa.Table, spec: GenerationSpec) -> list[PatchRecord]:
 def reasons_in(table: pa.Table) -> list[str]:
     """Why the other rows were skipped."""
     return [reason for reason in table.column("skipped").to_pylist() if reason]
+
+
+def lost_in(table: pa.Table) -> int:
+    """Rows of blocks that lost a sheet."""
+    return int(table.column("key").to_pylist().count(""))

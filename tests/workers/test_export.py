@@ -99,6 +99,22 @@ def test_a_round_trip_gives_identical_ids_and_vectors(
     assert pq.read_table(again.data, columns=names).equals(pq.read_table(exported.data, columns=names))
 
 
+def test_what_was_live_before_is_made_live_again_without_reading_the_rows(
+    store: Store, exported: ExportReport
+) -> None:
+    build(
+        store,
+        replace(SPEC, generation="g2"),
+        list(patches_over(shapely.box(7.98, 46.31, 7.99, 46.317), GridSpec())),
+    )
+    data = bytearray(exported.data.read_bytes())
+    data[len(data) // 3] ^= 255
+    exported.data.write_bytes(data)
+    assert not import_region(store, exported.data).already_live
+    assert store.region("town").generation == "g1"
+    assert store.rollback("town").generation == "g2"
+
+
 def test_plain_geopandas_reads_it_and_skips_by_box(exported: ExportReport) -> None:
     frame = geopandas.read_parquet(exported.data)
     assert frame.crs == "OGC:CRS84"
