@@ -50,10 +50,12 @@ class OperationQueue:
     def submit(self, order: Order) -> Operation:
         """See `Operations.submit`."""
         work = self._shop.planned(order)
-        record = work.record()
         with self._changed:
-            if not self._is_queued(record.id) and not work.is_done(record):
+            record = work.record()
+            wanted = not self._is_queued(record.id) and not work.is_done(record)
+            if wanted or not self._is_ordered(record.id):  # `clnet ingest` may have built the region before
                 write_json(self._jobs.folder(record.id) / ORDER, order_to_json(order))
+            if wanted:
                 self._enqueue(record.id, work)
         return self.get(record.id)
 

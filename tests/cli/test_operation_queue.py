@@ -96,6 +96,17 @@ def test_the_same_order_is_one_job(shop, queue):
     assert shop.done == ["one", "two"]
 
 
+def test_what_was_done_by_hand_before_it_was_ordered_is_an_operation_that_has_succeeded(shop, queue):
+    shop.planned(order("one")).record()
+    with shop.jobs.run("one") as job:
+        job.succeed({})
+    with pytest.raises(UnknownOperation):
+        queue.get("one")
+    assert queue.submit(order("one")).state is State.SUCCEEDED
+    assert [each.id for each in queue.list()] == ["one"]
+    assert shop.done == []  # nothing is done again
+
+
 def test_a_job_that_waits_is_cancelled_at_once(shop, queue):
     queue.submit(order("one"))
     queue.submit(order("two"))
