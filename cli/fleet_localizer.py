@@ -26,6 +26,7 @@ from spatial_index.bulk import BulkSearch, StoreSearch
 from spatial_index.geodesy import distances_m
 from spatial_index.priors import CirclePrior, PriorMode
 from tiling.grid import LngLat
+from workers.errors import ModelChanged
 from workers.manifest import DEFAULT_ACCURACY_M, DEFAULT_HEADING_ACCURACY_DEG, within_limits
 from workers.relocalize import Embedder, Row
 
@@ -57,7 +58,9 @@ class FleetLocalizer:
         self._dim = encoder.dim
         self._digest = encoder.digest
         self._search = search
-        self.make_embedder: Callable[[int | None], Embedder] = partial(open_embedder, checkpoint)
+        self.make_embedder: Callable[[int | None], Embedder] = partial(
+            open_embedder, checkpoint, encoder.digest
+        )
 
     @property
     def portable_bytes(self) -> int | None:
@@ -126,10 +129,11 @@ class FleetFollower:
 
 
 class FleetEmbedder:
-    """A `workers.relocalize.Embedder`."""
+    """A `workers.relocalize.Embedder`; `model_digest` is that of the job, whose vectors it makes."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, model_digest: str) -> None:
         self._encoder = encoder
+        self._model_digest = model_digest
 
     def look(self, row: Row, image: bytes | str) -> Views | str:
         """See `Embedder.look`."""
@@ -141,13 +145,19 @@ class FleetEmbedder:
             return str(error)
 
     def embed(self, looks: Sequence[Views | str]) -> pa.Table:
-        """See `Embedder.embed`."""
+        """See `Embedder.embed`.
+
+        Raises:
+            ModelChanged: the checkpoint has been replaced since the job was planned.
+        """
+        if self._encoder.digest != self._model_digest:  # not while it opens: Ray would lose the error
+            raise ModelChanged(self._model_digest, self._encoder.digest)
         seen = iter(see([view for view in looks if isinstance(view, Views)], self._encoder))
         rows = [{"fault": view} if isinstance(view, str) else kept(next(seen)) for view in looks]
         return pa.Table.from_pylist(rows, schema=SEEN)
 
 
-def open_embedder(checkpoint: Path | None, threads: int | None) -> FleetEmbedder:
+def open_embedder(checkpoint: Path | None, model_digest: str, threads: int | None) -> FleetEmbedder:
     """An embedder inside a worker."""
     import torch
 
@@ -155,7 +165,7 @@ def open_embedder(checkpoint: Path | None, threads: int | None) -> FleetEmbedder
 
     if threads:
         torch.set_num_threads(threads)
-    return FleetEmbedder(load_encoder(checkpoint))
+    return FleetEmbedder(load_encoder(checkpoint), model_digest)
 
 
 def query_of(row: Row) -> Query:

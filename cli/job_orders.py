@@ -26,7 +26,7 @@ from tiling.grid import GridSpec
 from tiling.ortho import OnError, open_ortho
 from workers.errors import BadManifest, NothingToIngest
 from workers.fleet_pipeline import answer_fleet_on_ray, embed_fleet_on_ray
-from workers.ingest import ingest
+from workers.ingest import build
 from workers.ingest_plan import KIND as INGEST
 from workers.ingest_plan import IngestPlan, plan_ingest
 from workers.jobs import JobRecord, Jobs, JobState
@@ -74,7 +74,10 @@ class Workshop:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The model that plans are made for; loaded with the first order."""
+        """The model that plans are made for; loaded with the first order and kept.
+
+        Workers load the checkpoint anew, and refuse another model than the plan's.
+        """
         from clnet_model.encoder import load_encoder  # torch, 2 s: only when it is needed
 
         return load_encoder(self.checkpoint)
@@ -169,16 +172,11 @@ class IngestWork:
 
     def carry_out(self, check: Check) -> None:
         """See `Work.carry_out`."""
-        plan = self.plan
-        ingest(
-            plan.spec.region,
-            plan.ortho,
+        build(
+            self.plan,
             store=self.shop.store,
             jobs=self.shop.jobs,
             checkpoint=self.shop.checkpoint,
-            grid=plan.grid,
-            area=plan.area,
-            storage=plan.spec.storage,
             on_error=self.on_error,
             embed=embed_on_ray,
             progress=lambda _: check(),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cli.job_orders import RESULTS, Work, Workshop, fleet_result, order_from_json, order_to_json
+from cli.job_orders import RESULTS, Workshop, fleet_result, order_from_json, order_to_json
 from serving.errors import Unfinished, UnknownOperation
 from serving.operations import ImagePage, Operation, Order, State
 from spatial_index.files import read_json, write_json
@@ -43,7 +43,6 @@ class OperationQueue:
         self._jobs = shop.jobs
         self._changed = threading.Condition()  # guards what follows
         self._waiting: deque[str] = deque()
-        self._planned: dict[str, Work] = {}
         self._current: str | None = None
         self._stopped: set[str] = set()
 
@@ -56,7 +55,7 @@ class OperationQueue:
             if wanted or not self._is_ordered(record.id):  # `clnet ingest` may have built the region before
                 write_json(self._jobs.folder(record.id) / ORDER, order_to_json(order))
             if wanted:
-                self._enqueue(record.id, work)
+                self._enqueue(record.id)
         return self.get(record.id)
 
     def get(self, operation_id: str) -> Operation:
@@ -73,7 +72,6 @@ class OperationQueue:
         with self._changed:
             if record.id in self._waiting:
                 self._waiting.remove(record.id)
-                self._planned.pop(record.id, None)
             if record.id == self._current:
                 self._stopped.add(record.id)
             self._jobs.cancel(record.id)
@@ -103,9 +101,9 @@ class OperationQueue:
 
     def work_once(self) -> None:
         """Wait for a job and carry it out. What stops it is in its record, and stops nothing else."""
-        job_id, work = self._next()
+        job_id = self._next()
         try:
-            self._carry_out(job_id, work)
+            self._carry_out(job_id)
         except JobCancelled:
             logger.info("job %s was cancelled", job_id)
         except Exception as error:
@@ -116,17 +114,17 @@ class OperationQueue:
                 self._current = None
                 self._stopped.discard(job_id)
 
-    def _next(self) -> tuple[str, Work | None]:
+    def _next(self) -> str:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting)
             self._current = self._waiting.popleft()
-            return self._current, self._planned.pop(self._current, None)
+            return self._current
 
-    def _carry_out(self, job_id: str, work: Work | None) -> None:
-        if work is None:  # ordered from an earlier process
-            work = self._shop.planned(self._order(job_id))
-            if work.job_id != job_id:
-                raise BadJob(job_id, "was ordered for other inputs than are there now", "submit it again")
+    def _carry_out(self, job_id: str) -> None:
+        """Plan the order anew: its inputs may have changed while it waited, and then it is other work."""
+        work = self._shop.planned(self._order(job_id))
+        if work.job_id != job_id:
+            raise BadJob(job_id, "was ordered for other inputs than are there now", "submit it again")
 
         def check() -> None:
             if job_id in self._stopped:
@@ -143,13 +141,11 @@ class OperationQueue:
         except WorkerError as unwritten:
             logger.warning("job %s: its failure cannot be noted: %s", job_id, unwritten)
 
-    def _enqueue(self, job_id: str, work: Work | None = None) -> None:
+    def _enqueue(self, job_id: str) -> None:
         try:
             self._jobs.requeue(job_id)
         except JobInUse:
             return  # another program runs this very job
-        if work is not None:
-            self._planned[job_id] = work
         self._waiting.append(job_id)
         self._changed.notify()
 

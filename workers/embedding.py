@@ -21,6 +21,7 @@ from tiling.errors import UnreadableSheet
 from tiling.grid import Block, GridSpec, Tile
 from tiling.ortho import OnError, Ortho, PatchImage, cut
 from tiling.sheets import Sheet
+from workers.errors import ModelChanged
 from workers.ingest_plan import KeyedBlock
 
 if TYPE_CHECKING:  # torch takes seconds to import
@@ -40,6 +41,8 @@ class EmbedSettings:
     ortho: Ortho
     load: Callable[[Path | None], Encoder]
     checkpoint: Path | None
+    model_digest: str
+    """The model that the job was planned for; `checkpoint` may have been replaced since."""
     min_valid_fraction: float
     on_error: OnError
 
@@ -58,6 +61,7 @@ def embed_here(blocks: Iterable[KeyedBlock], settings: EmbedSettings) -> Iterato
 
     Raises:
         tiling.errors.UnreadableSheet: a sheet fails to decode and `on_error` is "fail".
+        ModelChanged: the checkpoint holds another model than the settings name.
     """
     rows = [block_to_row(block) for block in blocks]
     yield from BlockEmbedder(settings)(pa.Table.from_pylist(rows))
@@ -81,6 +85,8 @@ class BlockEmbedder:
             torch.set_num_threads(threads)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        if self._encoder.digest != self._settings.model_digest:  # not in __init__: Ray would lose the error
+            raise ModelChanged(self._settings.model_digest, self._encoder.digest)
         blocks = map(row_to_block, batch.to_pylist())
         for part in one_ahead(self._cut, blocks, self._reader):
             yield self._embed(part)

@@ -6,6 +6,7 @@ WorkerError
 ├── NothingToExport     the generation was never finished
 ├── BadExchangeFile     not a file that `clnet export` wrote, or damaged
 ├── BadManifest         a table of street images cannot be used
+├── ModelChanged        a worker found another model than the job was planned for
 ├── WorkerLost          a worker process died and could not be replaced
 ├── ClusterUnavailable  no Ray at the given address
 └── JobError            one job; carries `job_id`
@@ -78,6 +79,21 @@ class BadExchangeFile(WorkerError):
 
     def __str__(self) -> str:
         return f"{self.path}: cannot be imported ({self.reason}); give a *.parquet that `clnet export` wrote"
+
+
+class ModelChanged(WorkerError):
+    """Vectors of two models must never come together in one generation, nor under one name."""
+
+    def __init__(self, planned: str, found: str) -> None:
+        super().__init__(planned, found)
+        self.planned = planned
+        self.found = found
+
+    def __str__(self) -> str:
+        return (
+            f"the checkpoint holds model {self.found!r}, the job was planned for {self.planned!r}; put "
+            "that one back, or restart the service and order anew"
+        )
 
 
 class WorkerLost(WorkerError):

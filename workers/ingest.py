@@ -70,25 +70,61 @@ def ingest(
         TilingError, ModelError, SpatialIndexError: as named.
     """
     started_s = monotonic()
-    encoder = load(checkpoint)
     plan = plan_ingest(
         region,
         ortho,
-        encoder,
+        load(checkpoint),
         grid=grid,
         area=area,
         min_valid_fraction=min_valid_fraction,
         storage=storage,
     )
+    return build(
+        plan,
+        store=store,
+        jobs=jobs,
+        checkpoint=checkpoint,
+        on_error=on_error,
+        resume=resume,
+        embed=embed,
+        load=load,
+        progress=progress,
+        started_s=started_s,
+    )
+
+
+def build(
+    plan: IngestPlan,
+    *,
+    store: Store,
+    jobs: Jobs,
+    checkpoint: Path | None = None,
+    on_error: OnError = "fail",
+    resume: bool = True,
+    embed: Embed = embed_on_ray,
+    load: Callable[[Path | None], Encoder] = load_encoder,
+    progress: Callable[[IngestProgress], None] = lambda _: None,
+    started_s: float | None = None,
+) -> IngestReport:
+    """Build what was planned, and nothing else; arguments and errors as of `ingest`.
+
+    Args:
+        started_s: when the job's time began, of `monotonic()`; None: now.
+
+    Raises:
+        ModelChanged: the checkpoint does not hold the plan's model any more.
+    """
+    started_s = monotonic() if started_s is None else started_s
     jobs.create(plan.job_id, KIND, plan.to_json())
     standing = standing_run(store, jobs, plan) if resume else None
     if standing and standing.live:
         return already_live(store, plan.called(standing.info.spec.generation), jobs, started_s)
     settings = EmbedSettings(
-        ortho=ortho,
+        ortho=plan.ortho,
         load=load,
         checkpoint=checkpoint,
-        min_valid_fraction=min_valid_fraction,
+        model_digest=plan.spec.model_digest,
+        min_valid_fraction=plan.min_valid_fraction,
         on_error=on_error,
     )
     with jobs.run(plan.job_id) as job:
@@ -96,7 +132,7 @@ def ingest(
             report = live_report(store, plan.called(standing.info.spec.generation), started_s, promoted=True)
         else:
             source = VectorSource(plan, jobs, settings, embed, resume=resume)
-            report = build(
+            report = next_run(
                 plan,
                 source,
                 store=store,
@@ -110,7 +146,7 @@ def ingest(
     return report
 
 
-def build(
+def next_run(
     plan: IngestPlan,
     source: VectorSource,
     *,

@@ -16,13 +16,13 @@ from spatial_index.errors import SpatialIndexError
 from tiling.errors import TilingError
 from workers.cluster import plan_actors, ray_cluster
 from workers.embedding import BlockEmbedder, EmbedSettings, block_to_row
-from workers.errors import WorkerLost
+from workers.errors import WorkerError, WorkerLost
 from workers.ingest_plan import KeyedBlock
 
 MAX_BLOCKS_PER_CALL = (
     8  # reading ahead pays from a few blocks on; a call is also one step of the progress bar
 )
-OURS = (TilingError, ModelError, SpatialIndexError)
+OURS = (TilingError, ModelError, SpatialIndexError, WorkerError)
 CALLS_PER_ACTOR = 12  # at least, so that actors finish together
 
 
@@ -36,6 +36,7 @@ def embed_on_ray(
 
     Raises:
         tiling.errors.UnreadableSheet: a sheet fails to decode and `on_error` is "fail".
+        ModelChanged: the checkpoint holds another model than the settings name.
         ClusterUnavailable: no Ray, or no free core.
         WorkerLost: an actor died and Ray could not replace it.
     """

@@ -175,16 +175,19 @@ def test_what_was_ordered_and_not_done_is_done_after_a_restart(shop, queue):
     assert not after._waiting
 
 
-def test_inputs_that_changed_before_a_restart_fail_the_job(shop, queue):
+@pytest.mark.parametrize("restarted", [False, True])
+def test_inputs_that_changed_while_a_job_waited_fail_it(shop, queue, restarted):
     queue.submit(order("one"))
     shop.id_of = lambda _: "another"
-    after = OperationQueue(shop)
-    after.go_on()
-    after.work_once()
-    found = after.get("one")
+    if restarted:
+        queue = OperationQueue(shop)
+        queue.go_on()
+    queue.work_once()
+    found = queue.get("one")
     assert found.state is State.FAILED
     assert "other inputs" in (found.error or "")
-    assert [each.id for each in after.list()] == ["one"]
+    assert [each.id for each in queue.list()] == ["one"]
+    assert shop.done == []
 
 
 def test_an_order_that_cannot_be_read_fails_its_job_alone(shop, queue):

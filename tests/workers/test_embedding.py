@@ -28,7 +28,12 @@ from workers.ingest_plan import plan_ingest
 def run(ortho: Ortho, load: Callable[[Path | None], Any], on_error: OnError = "fail") -> pa.Table:
     """All blocks through one actor, in this process."""
     settings = EmbedSettings(
-        ortho=ortho, load=load, checkpoint=None, min_valid_fraction=0.5, on_error=on_error
+        ortho=ortho,
+        load=load,
+        checkpoint=None,
+        model_digest=load(None).digest,
+        min_valid_fraction=0.5,
+        on_error=on_error,
     )
     blocks = plan_ingest("town", ortho, load(None)).blocks()
     return pa.concat_tables(embed_here(blocks, settings))

@@ -16,8 +16,10 @@ from tiling.errors import UnreadableSheet
 from tiling.grid import GridSpec, patches_over, plan_blocks
 from tiling.ortho import Ortho, cut, open_ortho
 from workers.embedding import embed_here
-from workers.errors import IngestFailed, NothingToIngest
+from workers.errors import IngestFailed, ModelChanged, NothingToIngest
+from workers.ingest import build
 from workers.ingest import ingest as ingest_with
+from workers.ingest_plan import plan_ingest
 from workers.ingest_report import IngestProgress, IngestReport
 from workers.jobs import Jobs
 
@@ -163,3 +165,15 @@ def test_another_storage_is_another_generation_of_the_same_vectors(
     assert again.generation != first.generation
     assert again.embedded == 0  # the vectors were kept
     assert [info.spec.storage for info in store.generations("town") if info.live] == ["float16"]
+
+
+def test_a_checkpoint_that_was_replaced_after_planning_builds_nothing(
+    ortho: Ortho, store: Store, tmp_path: Path, load_thumbnail: Any, load_collapsed: Any
+) -> None:
+    plan, jobs = plan_ingest("town", ortho, load_thumbnail(None)), Jobs(tmp_path / "jobs")
+    with pytest.raises(ModelChanged, match="collapsed00000001"):
+        build(plan, store=store, jobs=jobs, embed=embed_here, load=load_collapsed)
+    assert store.generations("town") == []
+    assert not list((jobs.folder(plan.job_id) / "vectors").glob("*.parquet"))  # nor is anything kept
+    report = build(plan, store=store, jobs=jobs, embed=embed_here, load=load_thumbnail)
+    assert (report.job_id, report.promoted) == (plan.job_id, True)

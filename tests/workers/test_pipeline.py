@@ -15,6 +15,7 @@ from tiling.errors import UnreadableSheet
 from tiling.ortho import Ortho, open_ortho
 from workers.cluster import free_cores
 from workers.embedding import EmbedSettings, block_to_row, embed_here
+from workers.errors import ModelChanged
 from workers.ingest import ingest
 from workers.ingest_plan import plan_ingest
 from workers.jobs import Jobs
@@ -22,7 +23,14 @@ from workers.pipeline import embed_on_ray
 
 
 def settings_for(ortho: Ortho, load: Any) -> EmbedSettings:
-    return EmbedSettings(ortho=ortho, load=load, checkpoint=None, min_valid_fraction=0.5, on_error="fail")
+    return EmbedSettings(
+        ortho=ortho,
+        load=load,
+        checkpoint=None,
+        model_digest="thumbnail00000001",
+        min_valid_fraction=0.5,
+        on_error="fail",
+    )
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -50,6 +58,16 @@ def test_an_error_in_an_actor_arrives_as_itself(write_sheet: Any, damage: Any, l
     with pytest.raises(UnreadableSheet, match=r"sheet\.tif: cannot be read") as caught:
         list(embed_on_ray(blocks, settings_for(ortho, load_thumbnail)))
     assert type(caught.value) is UnreadableSheet
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_actor_that_finds_another_model_than_planned_refuses(
+    ortho: Ortho, load_thumbnail: Any, load_collapsed: Any
+) -> None:
+    blocks = list(plan_ingest("town", ortho, load_thumbnail(None)).blocks())
+    with pytest.raises(ModelChanged, match="that one back") as caught:
+        list(embed_on_ray(blocks, settings_for(ortho, load_collapsed)))
+    assert type(caught.value) is ModelChanged
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -20,7 +20,12 @@ def made(ortho: Ortho, load_thumbnail: Any) -> tuple[dict[str, KeyedBlock], list
     """Blocks by key, and the rows of each."""
     blocks = list(plan_ingest("town", ortho, load_thumbnail(None)).blocks())
     settings = EmbedSettings(
-        ortho=ortho, load=load_thumbnail, checkpoint=None, min_valid_fraction=0.5, on_error="fail"
+        ortho=ortho,
+        load=load_thumbnail,
+        checkpoint=None,
+        model_digest=load_thumbnail(None).digest,
+        min_valid_fraction=0.5,
+        on_error="fail",
     )
     assert len(blocks) > 1
     return {keyed.key: keyed for keyed in blocks}, list(embed_here(blocks, settings))
