@@ -9,17 +9,19 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cli.job_orders import RESULTS, Workshop, fleet_result, order_from_json, order_to_json
 from serving.errors import Unfinished, UnknownOperation
 from serving.operations import ImagePage, Operation, Order, State
+from spatial_index.errors import SpatialIndexError
 from spatial_index.files import read_json, write_json
 from spatial_index.store import Store
 from workers.errors import BadJob, JobCancelled, JobInUse, UnknownJob, WorkerError
 from workers.fleet_results import read_rows
-from workers.jobs import INTERRUPTED, JobFailure, JobRecord, Jobs, JobState
+from workers.jobs import INTERRUPTED, JobFailure, JobProgress, JobRecord, Jobs, JobState
 from workers.relocalize import KIND as RELOCALIZE
 
 ORDER = "order.json"
@@ -45,16 +47,20 @@ class OperationQueue:
         self._waiting: deque[str] = deque()
         self._current: str | None = None
         self._stopped: set[str] = set()
+        self._again: set[str] = set()
+        """Ordered again while their run was ending; queued when it has ended."""
 
     def submit(self, order: Order) -> Operation:
         """See `Operations.submit`."""
         work = self._shop.planned(order)
         with self._changed:
             record = work.record()
-            wanted = not self._is_queued(record.id) and not work.is_done(record)
+            wanted = not self._is_queued(record) and not work.is_done(record)
             if wanted or not self._is_ordered(record.id):  # `clnet ingest` may have built the region before
                 write_json(self._jobs.folder(record.id) / ORDER, order_to_json(order))
-            if wanted:
+            if wanted and record.id == self._current:
+                self._again.add(record.id)
+            elif wanted:
                 self._enqueue(record.id)
         return self.get(record.id)
 
@@ -64,7 +70,9 @@ class OperationQueue:
 
     def list(self) -> list[Operation]:
         """See `Operations.list`."""
-        return [self._operation(record) for record in self._jobs.list() if self._is_ordered(record.id)]
+        again = set(self._again)
+        records = [record for record in self._jobs.list() if self._is_ordered(record.id)]
+        return [self._operation(waits(record) if record.id in again else record) for record in records]
 
     def cancel(self, operation_id: str) -> None:
         """See `Operations.cancel`."""
@@ -72,6 +80,7 @@ class OperationQueue:
         with self._changed:
             if record.id in self._waiting:
                 self._waiting.remove(record.id)
+            self._again.discard(record.id)
             if record.id == self._current:
                 self._stopped.add(record.id)
             self._jobs.cancel(record.id)
@@ -110,15 +119,24 @@ class OperationQueue:
             logger.warning("job %s failed: %s: %s", job_id, type(error).__name__, error)
             self._note(job_id, error)
         finally:
-            with self._changed:
-                self._current = None
-                self._stopped.discard(job_id)
+            self._end(job_id)
 
     def _next(self) -> str:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting)
             self._current = self._waiting.popleft()
             return self._current
+
+    def _end(self, job_id: str) -> None:
+        with self._changed:
+            self._current = None
+            self._stopped.discard(job_id)
+            if job_id in self._again:
+                try:
+                    self._enqueue(job_id)
+                except (WorkerError, SpatialIndexError) as unwritten:
+                    logger.warning("job %s: cannot be queued again: %s", job_id, unwritten)
+                self._again.discard(job_id)  # after it is PENDING on the disk: readers look here first
 
     def _carry_out(self, job_id: str) -> None:
         """Plan the order anew: its inputs may have changed while it waited, and then it is other work."""
@@ -149,8 +167,14 @@ class OperationQueue:
         self._waiting.append(job_id)
         self._changed.notify()
 
-    def _is_queued(self, job_id: str) -> bool:
-        return job_id in self._waiting or job_id == self._current
+    def _is_queued(self, record: JobRecord) -> bool:
+        """Whether its work is still to come. A run that is being stopped, or has just ended, is not that."""
+        ends = record.id in self._stopped or record.state.done
+        return (
+            record.id in self._waiting
+            or record.id in self._again
+            or (record.id == self._current and not ends)
+        )
 
     def _is_ordered(self, job_id: str) -> bool:
         return (self._jobs.folder(job_id) / ORDER).is_file()
@@ -164,13 +188,14 @@ class OperationQueue:
             ) from error
 
     def _record(self, operation_id: str) -> JobRecord:
+        again = operation_id in self._again
         try:
             record = self._jobs.read(operation_id)
         except (UnknownJob, BadJob) as error:
             raise UnknownOperation(operation_id) from error
         if not self._is_ordered(record.id):
             raise UnknownOperation(operation_id)
-        return record
+        return waits(record) if again else record
 
     def _operation(self, record: JobRecord) -> Operation:
         return Operation(
@@ -194,3 +219,8 @@ class OperationQueue:
         if record.kind == RELOCALIZE:
             return fleet_result(self._jobs.folder(record.id), record)
         return record.result
+
+
+def waits(record: JobRecord) -> JobRecord:
+    """A job that was ordered again, as its client shall see it while its earlier run ends."""
+    return replace(record, state=JobState.PENDING, progress=JobProgress(), error=None, result=None)

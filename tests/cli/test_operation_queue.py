@@ -140,6 +140,33 @@ def test_a_job_that_runs_is_cancelled_at_its_next_step(shop, queue):
     assert shop.done == []
 
 
+@pytest.mark.parametrize("thought_better", [False, True])
+def test_what_is_ordered_again_while_it_is_being_stopped_is_done_afterwards(shop, queue, thought_better):
+    entered, go = threading.Event(), threading.Event()
+
+    def wait_then_look(check: Check) -> None:
+        entered.set()
+        go.wait(10.0)
+        check()
+
+    shop.do = wait_then_look
+    queue.submit(order("one"))
+    worker = threading.Thread(target=queue.work_once)
+    worker.start()
+    entered.wait(10.0)
+    queue.cancel("one")
+    assert queue.submit(order("one")).state is State.PENDING
+    assert [each.state for each in queue.list()] == [State.PENDING]
+    if thought_better:
+        queue.cancel("one")
+    go.set()
+    worker.join()
+    assert state(queue, "one") is (State.CANCELLED if thought_better else State.PENDING)
+    queue.submit(order("two"))
+    queue.work_once()
+    assert shop.done == ["two" if thought_better else "one"]
+
+
 def test_cancelling_what_is_done_changes_nothing(queue):
     queue.submit(order("one"))
     queue.work_once()
