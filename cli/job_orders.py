@@ -5,9 +5,8 @@ Wires `serving.operations`, which knows what is ordered, to `workers.ingest` and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import shapely
 
 from cli.fleet_localizer import FleetLocalizer
-from cli.fleet_summary import summarize, write_summary
+from cli.fleet_summary import summarize
 from serving.errors import InvalidRequest
 from serving.operations import FleetOrder, IngestOrder, Order
 from spatial_index.bulk import BulkSearch, StoreSearch, open_bulk_search
+from spatial_index.files import read_json, write_json
 from spatial_index.store import Store
 from tiling.errors import BadArea, BadGrid, SheetError, TilingError
 from tiling.grid import GridSpec
 from tiling.ortho import OnError, open_ortho
-from workers.errors import BadManifest, NothingToIngest
+from workers.errors import BadJob, BadManifest, NothingToIngest
 from workers.fleet_pipeline import answer_fleet_on_ray, embed_fleet_on_ray
 from workers.ingest import build
 from workers.ingest_plan import KIND as INGEST
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 RESULTS = "results.parquet"
 SUMMARY = "summary.json"
 """Files of a fleet's job, in its folder."""
+REMEDY = "order it again with rerun"
+"""For results that are not there."""
 
 Check = Callable[[], None]
 """Called between two pieces of work; raises JobCancelled."""
@@ -207,11 +209,9 @@ class FleetWork:
 
     def carry_out(self, check: Check) -> None:
         """See `Work.carry_out`."""
-        folder = self.shop.jobs.folder(self.job_id)
-        (folder / SUMMARY).unlink(missing_ok=True)
         relocalize(
             self.manifest,
-            folder / RESULTS,
+            self.shop.jobs.folder(self.job_id) / RESULTS,
             localizer=self.shop.localizer(open_bulk_search(self.shop.store)),
             jobs=self.shop.jobs,
             embed=embed_fleet_on_ray,
@@ -225,12 +225,24 @@ class FleetWork:
 
 
 def fleet_result(folder: Path, record: JobRecord) -> Mapping[str, Any]:
-    """The summary of a fleet's job that has succeeded; made with the first call."""
-    if not (folder / SUMMARY).is_file():
-        assert record.result is not None
-        write_summary(summarize(folder / RESULTS, FleetReport(**record.result)), folder / SUMMARY)
-    summary: Mapping[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    return summary
+    """The summary of a fleet's job that has succeeded; made with the first call after each run.
+
+    Raises:
+        BadJob: the results are not in the job's folder, where `clnet relocalize` need not write them, or
+            cannot be read.
+    """
+    with suppress(OSError, ValueError):  # not there, or damaged
+        kept = read_json(folder / SUMMARY)
+        if kept.get("report") == record.result:
+            return kept
+    try:
+        summary = summarize(folder / RESULTS, FleetReport(**(record.result or {})))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadJob(record.id, "has no readable results in its folder", REMEDY) from error
+    made = {**asdict(summary), "report": record.result}
+    with suppress(OSError):  # a full disk; it is made again with the next call
+        write_json(folder / SUMMARY, made)
+    return made
 
 
 def order_to_json(order: Order) -> dict[str, Any]:

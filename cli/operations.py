@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cli.job_orders import RESULTS, Workshop, fleet_result, order_from_json, order_to_json
+from cli.job_orders import REMEDY, RESULTS, Workshop, fleet_result, order_from_json, order_to_json
 from serving.errors import Unfinished, UnknownOperation
 from serving.operations import ImagePage, Operation, Order, State
 from spatial_index.errors import SpatialIndexError
@@ -47,6 +47,7 @@ class OperationQueue:
         self._waiting: deque[str] = deque()
         self._current: str | None = None
         self._stopped: set[str] = set()
+        self._summing = threading.Lock()
         self._again: set[str] = set()
         """Ordered again while their run was ending; queued when it has ended."""
 
@@ -92,7 +93,10 @@ class OperationQueue:
             raise Unfinished(record.id, "localizes no images; give one of a fleet")
         if record.state is not JobState.SUCCEEDED:
             raise Unfinished(record.id, f"is {record.state}; wait until it has SUCCEEDED")
-        rows, total = read_rows(self._jobs.folder(record.id) / RESULTS, first, count)
+        try:
+            rows, total = read_rows(self._jobs.folder(record.id) / RESULTS, first, count)
+        except (OSError, ValueError) as error:
+            raise Unfinished(record.id, f"has no readable results; {REMEDY}") from error
         return ImagePage(rows=rows, total=total)
 
     def go_on(self) -> None:
@@ -155,7 +159,7 @@ class OperationQueue:
         """Have a job that failed before its run began say so."""
         try:
             if not self._jobs.read(job_id).state.done:
-                self._jobs.fail(job_id, JobFailure(reason=type(error).__name__, message=str(error)))
+                self._jobs.fail(job_id, failure_of(error))
         except WorkerError as unwritten:
             logger.warning("job %s: its failure cannot be noted: %s", job_id, unwritten)
 
@@ -198,6 +202,11 @@ class OperationQueue:
         return waits(record) if again else record
 
     def _operation(self, record: JobRecord) -> Operation:
+        try:
+            result = self._result(record)
+        except BadJob as error:  # is this operation's affair; the others are told all the same
+            logger.warning("%s: %r", error, error.__cause__)
+            record, result = replace(record, state=JobState.FAILED, error=failure_of(error)), None
         return Operation(
             id=record.id,
             kind="relocalize" if record.kind == RELOCALIZE else "ingest",
@@ -210,15 +219,21 @@ class OperationQueue:
             region=str(record.spec.get("region", "")),
             error=record.error.message if record.error else None,
             reason=record.error.reason if record.error else None,
-            result=self._result(record),
+            result=result,
         )
 
     def _result(self, record: JobRecord) -> Mapping[str, Any] | None:
         if record.state is not JobState.SUCCEEDED:
             return None
         if record.kind == RELOCALIZE:
-            return fleet_result(self._jobs.folder(record.id), record)
+            with self._summing:
+                return fleet_result(self._jobs.folder(record.id), record)
         return record.result
+
+
+def failure_of(error: Exception) -> JobFailure:
+    """An error as a job's record keeps it."""
+    return JobFailure(reason=type(error).__name__, message=str(error))
 
 
 def waits(record: JobRecord) -> JobRecord:
