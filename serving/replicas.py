@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -32,7 +33,10 @@ from spatial_index.store import SearchRequest, SearchResult
 if TYPE_CHECKING:
     from clnet_model.encoder import Encoder
 
+T = TypeVar("T")
 WARM_EVERY_S = 30.0
+CHANGES = frozenset({"promote", "rollback", "drop_generation", "drop_region"})
+"""What a job does to the store that decides what is live."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,8 +159,12 @@ class IndexReplica:
         return await asyncio.to_thread(generations_of, self._index, region)
 
     async def on_store(self, method: str, *args: object, **named: object) -> object:
-        """What a job does to the store that this replica owns; see `serving.job_replica.IndexStore`."""
-        return await asyncio.to_thread(getattr(self._index, method), *args, **named)
+        """What a job does to the store that this replica owns; see `serving.job_replica.IndexStore`.
+
+        A job's change never comes between the check and the act of another change.
+        """
+        do = partial(asyncio.to_thread, getattr(self._index, method), *args, **named)
+        return await (self._alone(do) if method in CHANGES else do())
 
     async def read(self, region: str, generation: str) -> AsyncIterator[list[PatchRecord]]:
         """The pages of a generation, for a job."""
@@ -169,8 +177,16 @@ class IndexReplica:
     ) -> RegionInfo | None:
         """Make a change, one after the other; a repeated key is answered without making it again."""
 
-        async def work() -> RegionInfo | None:
-            async with self._changing:
-                return await asyncio.to_thread(make, change, self._index, model_digest=model_digest)
+        do = partial(asyncio.to_thread, make, change, self._index, model_digest=model_digest)
+        if key is None:
+            return await self._alone(do)
+        return await self._once(key, content, partial(self._alone, do))
 
-        return await (self._once(key, content, work) if key else asyncio.shield(asyncio.create_task(work())))
+    async def _alone(self, do: Callable[[], Awaitable[T]]) -> T:
+        """Make one change after the other; what has begun ends, as its thread does, whoever has left."""
+
+        async def work() -> T:
+            async with self._changing:
+                return await do()
+
+        return await asyncio.shield(asyncio.create_task(work()))
