@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from clnet_model.calibration import Calibration, ViewCalibration
 from clnet_model.errors import BadCheckpoint, ModelError
@@ -66,7 +66,7 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read and verify a checkpoint folder.
+    """Read and verify a checkpoint folder. The digest is of the very bytes that were loaded.
 
     Raises:
         BadCheckpoint: a file is missing or damaged, or the format or the weights do not fit the
@@ -80,8 +80,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         model = CLNet(model_config_from(about["model"]))
         calibration = _calibration_from(about["calibration"])
-        weights = load_file(folder / "weights.safetensors")
-        model.load_state_dict(weights)  # copies into float32 parameters
+        data = (folder / "weights.safetensors").read_bytes()
+        model.load_state_dict(load(data))  # copies into float32 parameters
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, ModelError) as error:
         summary = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadCheckpoint(
@@ -92,7 +92,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(
         model=model.eval(),
         calibration=calibration,
-        digest=digest_of(folder),
+        digest=_digest(data, about),
         provenance=_read_json(folder / "provenance.json"),
     )
 
@@ -101,13 +101,12 @@ def digest_of(folder: Path) -> str:
     """First 16 hex digits of the sha256 over the weights file and the network's settings."""
     about = _read_json(folder / "config.json")
     try:
-        sha = hashlib.sha256((folder / "weights.safetensors").read_bytes())
+        data = (folder / "weights.safetensors").read_bytes()
     except OSError as error:
         raise BadCheckpoint(
             f"{folder} holds no weights.safetensors; give the folder of a checkpoint"
         ) from error
-    sha.update(json.dumps(about.get("model"), sort_keys=True).encode())
-    return sha.hexdigest()[:16]
+    return _digest(data, about)
 
 
 def model_config_from(values: Mapping[str, Any]) -> CLNetConfig:
@@ -139,6 +138,12 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def _digest(weights: bytes, about: Mapping[str, Any]) -> str:
+    sha = hashlib.sha256(weights)
+    sha.update(json.dumps(about.get("model"), sort_keys=True).encode())
+    return sha.hexdigest()[:16]
 
 
 def _calibration_from(values: Mapping[str, Any]) -> Calibration:

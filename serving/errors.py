@@ -4,6 +4,7 @@ ServingError
 ├── InvalidRequest       a request field that is missing or outside its limit
 ├── RequestIdReused      a request id that came before with another content
 ├── WrongModel           the client expects another model than the one that serves
+├── ModelReplaced        a part of the service loaded another model than the others
 ├── UnfinishedGeneration a build that cannot be made live yet
 ├── LiveChanged          another build is live than the client takes to be
 ├── JobsDisabled         the service takes no long jobs
@@ -73,6 +74,21 @@ class WrongModel(ServingError):
         return (
             f"the request expects model {self.expected[:64]!r}, this service runs {self.serving!r}; "
             "leave model_digest unset to accept it"
+        )
+
+
+class ModelReplaced(ServingError):
+    """The checkpoint was replaced under a running service, and a part that started since has loaded it."""
+
+    def __init__(self, serving: str, found: str) -> None:
+        super().__init__(serving, found)
+        self.serving = serving
+        self.found = found
+
+    def __str__(self) -> str:
+        return (
+            f"an encoder has loaded model {self.found!r} into a service of model {self.serving!r}; "
+            "restart the service, or put the checkpoint back first"
         )
 
 

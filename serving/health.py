@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2
 from ray.serve.handle import DeploymentHandle
 
 from serving.admission import Admission
-from serving.errors import UnknownService
+from serving.errors import ModelReplaced, UnknownService
 
 SERVICES = (
     "clnet.geoloc.v1.LocalizationService",
@@ -34,12 +34,18 @@ class HealthCheck:
     """How the service is, asked once or watched."""
 
     def __init__(
-        self, encoder: DeploymentHandle[Any], index: DeploymentHandle[Any], images: Admission
+        self,
+        encoder: DeploymentHandle[Any],
+        index: DeploymentHandle[Any],
+        images: Admission,
+        *,
+        model_digest: str,
     ) -> None:
-        """`images`: the room for images; closed when the service is stopping."""
+        """`images`: the room for images; closed when stopping. `model_digest`: what the service runs."""
         self._encoder = encoder
         self._index = index
         self._images = images
+        self._model_digest = model_digest
         self._watchers = Admission(MAX_WATCHERS)
 
     async def check(self, service: str) -> health_pb2.HealthCheckResponse:
@@ -48,12 +54,15 @@ class HealthCheck:
         Raises:
             UnknownService: there is none of that name.
             Unready: a part does not answer.
+            ModelReplaced: an encoder has loaded another model.
         """
         if service not in HEALTH_SERVICES:
             raise UnknownService(service[:128])
         if self._images.is_closed:
             return Health(status=Health.NOT_SERVING)
-        await asyncio.gather(self._encoder.facts.remote(), self._index.regions.remote())
+        facts, _ = await asyncio.gather(self._encoder.facts.remote(), self._index.regions.remote())
+        if facts.digest != self._model_digest:
+            raise ModelReplaced(self._model_digest, facts.digest)
         return Health(status=Health.SERVING)
 
     async def list(self) -> health_pb2.HealthListResponse:

@@ -70,7 +70,7 @@ class Ingress(JobRpcs):
         self._localizer = Localizer(
             encoder, index, facts=self._facts, gate=self._gate, timeout_s=timeout_s, max_inside=max_inside
         )
-        self._health = HealthCheck(encoder, index, self._localizer.room)
+        self._health = HealthCheck(encoder, index, self._localizer.room, model_digest=self._facts.digest)
         await self._localizer.warm_up()
 
     async def Localize(

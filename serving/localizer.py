@@ -140,7 +140,9 @@ class Localizer:
             )
         watch.lap("canvas")
         with span("encode"):
-            response = self._encoder.embed_ground.remote(views.canvases, self._errand(deadline_s))
+            response = self._encoder.embed_ground.remote(
+                views.canvases, facts.digest, self._errand(deadline_s)
+            )
             vectors = turned(await wanted(response), views.turns)  # (R, D)
         watch.lap("encode")
         with span("search"):

@@ -22,6 +22,7 @@ from serving.errors import (
     InvalidRequest,
     JobsDisabled,
     LiveChanged,
+    ModelReplaced,
     NotOffered,
     Overloaded,
     PeerRefused,
@@ -50,6 +51,7 @@ CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
     (RequestIdReused, grpc.StatusCode.INVALID_ARGUMENT),
     (WrongModel, grpc.StatusCode.FAILED_PRECONDITION),
+    (ModelReplaced, grpc.StatusCode.UNAVAILABLE),
     (UnfinishedGeneration, grpc.StatusCode.FAILED_PRECONDITION),
     (LiveChanged, grpc.StatusCode.ABORTED),
     (JobsDisabled, grpc.StatusCode.FAILED_PRECONDITION),
@@ -92,6 +94,7 @@ HIDDEN: dict[grpc.StatusCode, str] = {
 }
 
 DISK_FULL = "the service has no room left on its disk; tell its operator"
+NOT_HIDDEN = (ModelReplaced,)  # says what to do, and names no place
 
 # Where the field that is at fault stands in LocalizeRequest, for errors that do not know it themselves.
 FIELDS: tuple[tuple[type[Exception], str], ...] = (
@@ -160,12 +163,18 @@ def refusal_of(error: BaseException, *, region_field: str = "regions") -> Refusa
     field = _field_of(error)
     return Refusal(
         code=code,
-        message=DISK_FULL if isinstance(error, index_errors.StoreFull) else HIDDEN.get(code, str(error)),
+        message=_message_of(error, code),
         reason="INTERNAL" if code is grpc.StatusCode.INTERNAL else _reason_of(error),
         field=region_field if field == "regions" else field,
         retry_after_s=_retry_after(error, code),
         quota_subject=f"key:{error.key}" if isinstance(error, QuotaExceeded) else None,
     )
+
+
+def _message_of(error: BaseException, code: grpc.StatusCode) -> str:
+    if isinstance(error, index_errors.StoreFull):
+        return DISK_FULL
+    return str(error) if isinstance(error, NOT_HIDDEN) else HIDDEN.get(code, str(error))
 
 
 def _reason_of(error: BaseException) -> str:

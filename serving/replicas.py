@@ -20,7 +20,7 @@ import numpy as np
 from clnet_model.calibration import Calibration
 from clnet_model.preprocess import CanvasSpec, Pixels
 from serving.batching import Batcher
-from serving.errors import DeadlineExceeded
+from serving.errors import DeadlineExceeded, ModelReplaced
 from serving.locate import Vectors
 from serving.metrics import EncoderMetrics, IndexMetrics
 from serving.once import Once, RequestKey
@@ -81,12 +81,15 @@ class EncoderReplica:
             turns=encoder.turns,
         )
 
-    async def embed_ground(self, canvases: Pixels, errand: Errand) -> Vectors:
-        """(R, H, W, 4) -> (R, D)
+    async def embed_ground(self, canvases: Pixels, model_digest: str, errand: Errand) -> Vectors:
+        """(R, H, W, 4) -> (R, D), by the model that is asked for.
 
         Raises:
+            ModelReplaced: this replica has loaded another one.
             DeadlineExceeded: the time was up before.
         """
+        if model_digest != self._encoder.digest:
+            raise ModelReplaced(model_digest, self._encoder.digest)
         with self._tracing.span("embed", errand.carrier, canvases=len(canvases)):
             try:
                 async with asyncio.timeout(errand.budget_s):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +56,16 @@ def test_calibration_changes_no_digest_and_weights_do(tiny_checkpoint: Path) -> 
     weights = tiny_checkpoint / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     assert digest_of(tiny_checkpoint) != before
+
+
+def test_the_digest_is_of_the_bytes_that_were_loaded(tiny_checkpoint: Path) -> None:
+    """Weights are read once, as from a pipe: a folder that is replaced meanwhile gives no mixture."""
+    expected, weights = digest_of(tiny_checkpoint), tiny_checkpoint / "weights.safetensors"
+    data = weights.read_bytes()
+    weights.unlink()
+    os.mkfifo(weights)
+    threading.Thread(target=weights.write_bytes, args=(data,), daemon=True).start()
+    assert load_checkpoint(tiny_checkpoint).digest == expected
 
 
 def test_missing_folder_says_what_to_do(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from serving import health
 from serving.admission import Admission
-from serving.errors import Overloaded, UnknownService
+from serving.errors import ModelReplaced, Overloaded, UnknownService
 from serving.health import HealthCheck
 
 
@@ -18,11 +18,17 @@ class FakePart:
 
     def __init__(self) -> None:
         self.is_up = True
+        self.digest = "m"
         self.facts = self.regions = self
 
-    async def remote(self) -> None:
+    async def remote(self) -> FakePart:
         if not self.is_up:
             raise ConnectionError
+        return self
+
+
+def check_of(*parts) -> HealthCheck:
+    return HealthCheck(*parts, model_digest="m")
 
 
 @pytest.fixture
@@ -36,7 +42,7 @@ def test_a_watcher_hears_of_every_change_and_of_the_end(parts):
 
     async def watch() -> list[int]:
         seen = []
-        async for reply in HealthCheck(encoder, index, images).watch(""):
+        async for reply in check_of(encoder, index, images).watch(""):
             seen.append(reply.status)
             if len(seen) == 1:
                 index.is_up = False
@@ -53,15 +59,21 @@ def test_a_watcher_hears_of_every_change_and_of_the_end(parts):
 def test_a_stopping_service_does_not_serve(parts):
     _, _, images = parts
     asyncio.run(images.close(0.0))
-    assert asyncio.run(HealthCheck(*parts).check("")).status == HealthCheckResponse.NOT_SERVING
+    assert asyncio.run(check_of(*parts).check("")).status == HealthCheckResponse.NOT_SERVING
+
+
+def test_an_encoder_of_another_model_is_told(parts):
+    parts[0].digest = "another"
+    with pytest.raises(ModelReplaced, match="restart the service"):
+        asyncio.run(check_of(*parts).check(""))
 
 
 def test_unknown_names(parts):
     with pytest.raises(UnknownService):
-        asyncio.run(HealthCheck(*parts).check("other"))
+        asyncio.run(check_of(*parts).check("other"))
 
     async def first() -> int:
-        async for reply in HealthCheck(*parts).watch("other"):
+        async for reply in check_of(*parts).watch("other"):
             return reply.status
         return -1
 
@@ -70,7 +82,7 @@ def test_unknown_names(parts):
 
 def test_watchers_are_bounded(parts, monkeypatch):
     monkeypatch.setattr(health, "MAX_WATCHERS", 1)
-    check = HealthCheck(*parts)
+    check = check_of(*parts)
 
     async def watch_twice() -> None:
         first = check.watch("")

@@ -32,6 +32,7 @@ PRIOR = BadPrior("circle.radius_m", -1, "greater than 0", "leave it out")
         (PRIOR, grpc.StatusCode.INVALID_ARGUMENT),
         (UnknownRegion("atlantis", ["brig"]), grpc.StatusCode.NOT_FOUND),
         (WrongModel("a", "b"), grpc.StatusCode.FAILED_PRECONDITION),
+        (errors.ModelReplaced("a", "b"), grpc.StatusCode.UNAVAILABLE),
         (ModelMismatch("brig", "a", "b"), grpc.StatusCode.FAILED_PRECONDITION),
         (StoreInUse("/store", 1), grpc.StatusCode.UNAVAILABLE),
         (errors.Overloaded(1.0), grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -59,6 +60,13 @@ def test_an_internal_error_tells_nothing(error):
     refusal = refusal_of(error)
     assert refusal.message == HIDDEN[refusal.code]
     assert b"secret" not in refusal.trailing_metadata()[0][1]
+
+
+def test_a_replaced_model_is_told_with_its_remedy():
+    refusal = refusal_of(errors.ModelReplaced("a", "b"))
+    assert "restart the service" in refusal.message
+    assert (refusal.reason, refusal.is_our_fault) == ("MODEL_REPLACED", True)
+    assert refusal.retry_after_s is not None  # another encoder may have the right one
 
 
 def details_of(error):
