@@ -93,7 +93,7 @@ class Localizer:
             answer = await self._answer(request.image.data, query, timeout_s)
             return response_from(answer)
 
-        response = await self._answered_once(request, call, work)
+        response = await self._answered_once(request, call, work, timeout_s)
         call.record.status = status_name(response.status)
         return response
 
@@ -102,12 +102,13 @@ class Localizer:
         request: localization_service_pb2.LocalizeRequest,
         call: Call,
         work: Callable[[], Awaitable[Localized]],
+        timeout_s: float,
     ) -> Localized:
         if not request.request_id:
             return await work()
         key = RequestKey(caller=call.caller.name, method=LOCALIZE.name, request_id=request.request_id)
         response = Localized()
-        response.CopyFrom(await self._once(key, content_of(request), work))
+        response.CopyFrom(await self._once.within(timeout_s, key, content_of(request), work))
         response.request_id = request.request_id
         return response
 

@@ -1,6 +1,7 @@
 """Requests that carry an id are answered once: the same id again gets the same answer, without the work.
 
-Remembered in the memory of one replica, for ten minutes; knows nothing of what the work is.
+Remembered in the memory of one replica, for ten minutes and until 512 later ones have come; knows nothing of
+what the work is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from serving.errors import RequestIdReused
+from serving.errors import DeadlineExceeded, RequestIdReused
 
 T = TypeVar("T")
 
@@ -40,8 +41,8 @@ class Once(Generic[T]):
     Args:
         finish: True for work that changes something: it goes on when those who wait for it have left, so
             that it is never half known whether it was done. Otherwise it is cancelled with the last of them.
-        most: answers remembered.
-        keep_s: for how long, seconds.
+        most: answers remembered; bounds the memory, whatever `keep_s` is.
+        keep_s: for how long at most, seconds.
     """
 
     def __init__(
@@ -80,6 +81,33 @@ class Once(Generic[T]):
                     raise
                 # The work went away with another who asked for it; here it is still wanted.
                 self._drop(key, entry)
+
+    async def within(
+        self, timeout_s: float, key: RequestKey, content: bytes, work: Callable[[], Awaitable[T]]
+    ) -> T:
+        """The same, in the caller's own time: neither longer, nor less because another who asked had less.
+
+        Raises:
+            RequestIdReused: the id came before with another content.
+            DeadlineExceeded: the time was up.
+        """
+        ours = False
+
+        async def run() -> T:
+            nonlocal ours
+            ours = True
+            return await work()
+
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    try:
+                        return await self(key, content, run)
+                    except DeadlineExceeded:
+                        if ours:
+                            raise
+        except TimeoutError as error:
+            raise DeadlineExceeded(timeout_s) from error
 
     def _begin(self, key: RequestKey, content: bytes, work: Callable[[], Awaitable[T]]) -> _Entry[T]:
         async def run() -> T:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from serving.errors import RequestIdReused
+from serving.errors import DeadlineExceeded, RequestIdReused
 from serving.once import Once, RequestKey
 
 KEY = RequestKey(caller="a", method="m", request_id="1")
@@ -151,3 +151,49 @@ def test_memory_is_bounded():
         return len(once)
 
     assert asyncio.run(run()) <= 10
+
+
+def test_who_joins_work_that_goes_on_waits_no_longer_than_they_said():
+    async def run():
+        once, work = Once(finish=False), Work()
+        patient = asyncio.create_task(once.within(10.0, KEY, b"x", work))
+        await settled()
+        with pytest.raises(DeadlineExceeded, match=r"0\.05 s"):
+            await once.within(0.05, KEY, b"x", work)
+        work.may_end.set()
+        return await patient, work.begun
+
+    assert asyncio.run(run()) == (1, 1)
+
+
+def test_who_joins_work_of_less_time_gets_their_own():
+    async def hurried() -> int:
+        await asyncio.sleep(0.05)
+        raise DeadlineExceeded(0.05)
+
+    async def run():
+        once, work = Once(finish=False), Work()
+        work.may_end.set()
+        first = asyncio.create_task(once.within(1.0, KEY, b"x", hurried))
+        await settled()
+        second = await once.within(10.0, KEY, b"x", work)
+        with pytest.raises(DeadlineExceeded):
+            await first
+        return second, work.begun
+
+    assert asyncio.run(run()) == (1, 1)
+
+
+def test_work_that_took_all_its_time_is_not_begun_again():
+    async def run():
+        begun = []
+
+        async def late() -> int:
+            begun.append(1)
+            raise DeadlineExceeded(1.0)
+
+        with pytest.raises(DeadlineExceeded):
+            await Once(finish=False).within(10.0, KEY, b"x", late)
+        return len(begun)
+
+    assert asyncio.run(run()) == 1
