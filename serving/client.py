@@ -4,11 +4,14 @@
         answer = client.localize(Path("street.jpg").read_bytes(), Query())
 
 Calls that the service could not take are tried again, by its own hint when. What changes something carries a
-request id, so that a second try is never a second change.
+request id, so that a second try is no second change as long as the replica that owns the store lives. A
+rollback also names the build that it takes to be live: even after that replica has died, a second try is no
+second rollback, but ends with ABORTED.
 """
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -124,9 +127,18 @@ class Client(Caller):
     ) -> region_service_pb2.Region:
         """Make the build live that was live before.
 
+        Args:
+            expected_live: refuse where another build is live; None: the one that is live now, for which the
+                key needs the scope `locate` too.
+
         Raises:
-            CallFailed: the service refused or cannot be reached.
+            CallFailed: the service refused or cannot be reached. ABORTED: another build is live than
+                expected, perhaps because an earlier try was carried out and its answer lost; look first.
         """
+        began_s = time.monotonic()
+        if expected_live is None:
+            expected_live = self._live_generation(region, timeout_s)
+        timeout_s -= time.monotonic() - began_s
         request = region_service_pb2.RollBackRegionRequest(
             region=region, expected_live_generation=expected_live, request_id=uuid.uuid4().hex
         )
@@ -134,6 +146,23 @@ class Client(Caller):
             lambda left_s: self._regions.RollBackRegion(request, timeout=left_s, metadata=self._metadata()),
             timeout_s,
         ).region
+
+    def _live_generation(self, region: str, timeout_s: float) -> str | None:
+        """The build that answers; None: none does."""
+        request = region_service_pb2.ListGenerationsRequest(region=region, page_size=1000)
+        while True:
+            page = self._tried(
+                lambda left_s: self._regions.ListGenerations(
+                    request, timeout=left_s, metadata=self._metadata()
+                ),
+                timeout_s,
+            )
+            for found in page.generations:
+                if found.state == region_service_pb2.GENERATION_STATE_LIVE:
+                    return found.generation
+            if not page.next_page_token:
+                return None
+            request.page_token = page.next_page_token
 
     def delete_region(
         self, region: str, *, expected_live: str | None = None, timeout_s: float = 60.0

@@ -51,7 +51,8 @@ class LocalizeRequest(_message.Message):
     """
     request_id: _builtins.str
     """Name that the client gives the request, at most 128 characters; returned as is. Sent again with the same content
-    within ten minutes, the request is answered from the first answer; with another content it is refused.
+    within ten minutes, the request is answered from the first answer; with another content it is refused. Each ingress
+    of the service remembers its last 512.
     """
     timeout_s: _builtins.float
     """Time the service may spend on the request, seconds, greater than 0. Unset: the service's own limit."""

@@ -30,7 +30,9 @@ class RegionServiceStub:
     API keys are in use; changing needs a key with the scope `admin` in any case.
 
     Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
-    answer and not made twice; with another content it is refused.
+    answer and not made twice; with another content it is refused. The last 512 are remembered, in the memory of the part
+    of the service that owns the store. Give `expected_live_generation` too where a change must not be made twice even if
+    that part dies in between.
     """
 
     def __init__(self, channel):
@@ -81,7 +83,9 @@ class RegionServiceServicer:
     API keys are in use; changing needs a key with the scope `admin` in any case.
 
     Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
-    answer and not made twice; with another content it is refused.
+    answer and not made twice; with another content it is refused. The last 512 are remembered, in the memory of the part
+    of the service that owns the store. Give `expected_live_generation` too where a change must not be made twice even if
+    that part dies in between.
     """
 
     def ListRegions(self, request, context):
@@ -198,7 +202,9 @@ class RegionService:
     API keys are in use; changing needs a key with the scope `admin` in any case.
 
     Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
-    answer and not made twice; with another content it is refused.
+    answer and not made twice; with another content it is refused. The last 512 are remembered, in the memory of the part
+    of the service that owns the store. Give `expected_live_generation` too where a change must not be made twice even if
+    that part dies in between.
     """
 
     @staticmethod

@@ -31,7 +31,9 @@ class RegionServiceStub:
     API keys are in use; changing needs a key with the scope `admin` in any case.
 
     Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
-    answer and not made twice; with another content it is refused.
+    answer and not made twice; with another content it is refused. The last 512 are remembered, in the memory of the part
+    of the service that owns the store. Give `expected_live_generation` too where a change must not be made twice even if
+    that part dies in between.
     """
 
     @_typing.overload
@@ -79,7 +81,9 @@ class RegionServiceAsyncStub(RegionServiceStub):
     API keys are in use; changing needs a key with the scope `admin` in any case.
 
     Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
-    answer and not made twice; with another content it is refused.
+    answer and not made twice; with another content it is refused. The last 512 are remembered, in the memory of the part
+    of the service that owns the store. Give `expected_live_generation` too where a change must not be made twice even if
+    that part dies in between.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -123,7 +127,9 @@ class RegionServiceServicer(metaclass=_abc_1.ABCMeta):
     API keys are in use; changing needs a key with the scope `admin` in any case.
 
     Changes take a `request_id`: sent again with the same content within ten minutes, a change is answered from the first
-    answer and not made twice; with another content it is refused.
+    answer and not made twice; with another content it is refused. The last 512 are remembered, in the memory of the part
+    of the service that owns the store. Give `expected_live_generation` too where a change must not be made twice even if
+    that part dies in between.
     """
 
     @_abc_1.abstractmethod

@@ -28,6 +28,7 @@ class Moody(LocalizationServiceServicer, RegionServiceServicer):
         self.moods: list[Exception | grpc.StatusCode] = []
         self.requests: list = []
         self.metadata: list[dict[str, str]] = []
+        self.live = "g2"
 
     def _answer(self, request, context, response):
         self.requests.append(request)
@@ -48,6 +49,14 @@ class Moody(LocalizationServiceServicer, RegionServiceServicer):
     def RollBackRegion(self, request, context):
         region = region_service_pb2.Region(name="r", generation="g1")
         return self._answer(request, context, region_service_pb2.RollBackRegionResponse(region=region))
+
+    def ListGenerations(self, request, context):
+        """One build a page."""
+        row = int(request.page_token or 0)
+        live = region_service_pb2.GENERATION_STATE_LIVE if f"g{row}" == self.live else 0
+        found = region_service_pb2.RegionGeneration(region="r", generation=f"g{row}", state=live)
+        token = str(row + 1) if row < 2 else ""
+        return region_service_pb2.ListGenerationsResponse(generations=[found], next_page_token=token)
 
 
 @pytest.fixture
@@ -123,6 +132,17 @@ def test_a_change_keeps_its_request_id_over_its_attempts_and_no_longer(moody, cl
     assert first
     assert again == [first, first]
     assert other != first
+
+
+@pytest.mark.parametrize(
+    ("live", "given", "sent"), [("g2", None, "g2"), ("g1", None, "g1"), ("g2", "g1", "g1"), ("", None, "")]
+)
+def test_a_rollback_names_the_build_that_it_takes_to_be_live(moody, client, live, given, sent):
+    """The service may have forgotten the request id, and the first try been carried out."""
+    moody.live = live
+    moody.moods = [grpc.StatusCode.UNAVAILABLE]
+    client.roll_back("r", expected_live=given)
+    assert [request.expected_live_generation for request in moody.requests] == [sent, sent]
 
 
 def test_key_trace_and_time_left_travel_with_the_call(moody, client):
