@@ -25,7 +25,7 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PITCH_DEG = 60.0
-UPRIGHT = {  # by EXIF orientation
+UPRIGHT: dict[object, Image.Transpose] = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -210,7 +210,7 @@ def _check_size(width_px: int, height_px: int, limits: ImageLimits) -> None:
 
 def _loaded(image: Image.Image, at_least_px: int) -> Image.Image:
     """The image, upright, a JPEG at a fraction of its size, which no other format offers."""
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    orientation: object = image.getexif().get(ExifTags.Base.Orientation)
     whole = image.size
     factor = (image.height if orientation in range(5, 9) else image.width) // at_least_px
     if factor > 1:

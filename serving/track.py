@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from serving.errors import InvalidRequest
 from serving.fuse import MIN_PROBABILITY, Status
-from spatial_index.geodesy import radii_m
+from serving.plane import lnglat_at, xy_of
 from tiling.grid import LngLat
 
 Floats = NDArray[np.float64]
@@ -285,7 +285,7 @@ class _Cloud:
 
     def position(self) -> LngLat:
         """The place that holds most of the weight."""
-        return _lnglat_at(self._densest(), self._anchor)
+        return lnglat_at(self._densest(), self._anchor)
 
     def r95_m(self) -> float:
         """Radius around the position that holds 95 % of the particles."""
@@ -299,7 +299,7 @@ class _Cloud:
         The particles alone would grow sure of a wrong place that few frames speak for, when the others speak
         for many places at once.
         """
-        xy_m = self._xy_m - _xy_of([position], self._anchor)
+        xy_m = self._xy_m - xy_of([position], self._anchor)
         near = np.linalg.norm(xy_m, axis=1) <= NEAR_M
         shaken_m = xy_m + dice.normal(size=xy_m.shape) * SHARED_ERROR * last.sigma_m
         elsewhere_m, shares = _places(last, position)
@@ -339,14 +339,14 @@ class _Cloud:
         centre = np.average(self._xy_m, axis=0, weights=self._weights)
         if np.linalg.norm(centre) <= REANCHOR_M:
             return
-        moved = _lnglat_at(centre, self._anchor)
+        moved = lnglat_at(centre, self._anchor)
         self._anchor, self._xy_m = moved, self._xy_m - centre
 
 
 def _places(sighting: Sighting, anchor: LngLat) -> tuple[Floats, Floats]:
     """The frame's places on the plane (P, 2) and their shares (P,), which add up to one."""
     shares = np.asarray(sighting.probabilities, dtype=np.float64)
-    return _xy_of(sighting.positions, anchor), shares / shares.sum()
+    return xy_of(sighting.positions, anchor), shares / shares.sum()
 
 
 def _drawn(centres: Floats, shares: Floats, sigma_m: float, count: int, dice: np.random.Generator) -> Floats:
@@ -383,28 +383,8 @@ def _mean_course_deg(course_rad: Floats, weights: Floats) -> float | None:
 
 def _mass_near(sighting: Sighting, position: LngLat) -> float:
     """What a frame by itself gives the places near the estimate."""
-    away_m = np.linalg.norm(_xy_of(sighting.positions, position), axis=1)
+    away_m = np.linalg.norm(xy_of(sighting.positions, position), axis=1)
     return float(np.asarray(sighting.probabilities)[away_m <= NEAR_M].sum())
-
-
-def _xy_of(positions: Sequence[LngLat], anchor: LngLat) -> Floats:
-    """East and north of the anchor, metres, (P, 2); the short way around the Earth."""
-    per_lng, per_lat = _metres_per_degree(anchor)
-    lngs = (np.array([at.lng for at in positions]) - anchor.lng + 180.0) % 360.0 - 180.0
-    lats = np.array([at.lat for at in positions]) - anchor.lat
-    return np.column_stack([lngs * per_lng, lats * per_lat])
-
-
-def _lnglat_at(xy_m: Floats, anchor: LngLat) -> LngLat:
-    per_lng, per_lat = _metres_per_degree(anchor)
-    lng = (anchor.lng + float(xy_m[0]) / per_lng + 180.0) % 360.0 - 180.0
-    return LngLat(lng=lng, lat=min(90.0, max(-90.0, anchor.lat + float(xy_m[1]) / per_lat)))
-
-
-def _metres_per_degree(at: LngLat) -> tuple[float, float]:
-    along_meridian_m, across_m = radii_m(at.lat)
-    east = max(across_m * math.cos(math.radians(at.lat)), 1.0)
-    return float(math.radians(east)), float(math.radians(along_meridian_m))
 
 
 def _check(field: str, value: float, fits: bool, remedy: str) -> None:

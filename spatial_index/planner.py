@@ -1,9 +1,9 @@
 """Decides how a search is executed. Pure: takes counts and measurements, returns a plan with its reason.
 
-Off the shelf a filtered graph search is fast and wrong (recall@10 of 0.25 for one shape on 100,000 points where
-it passes 10 % of them), and says nothing. So every collection is searched exactly, unless its profile, measured
-on the collection itself when it was promoted, proves that another method finds as much in less time at such
-a share of candidates.
+Off the shelf a filtered graph search is fast and wrong (recall@10 of 0.25 for one shape where 10 % of 100,000
+points pass), and says nothing. So every collection is searched exactly, unless its profile, measured on the
+collection itself when it was promoted, proves that another method finds as much in less time at such a share
+of candidates.
 """
 
 from __future__ import annotations
