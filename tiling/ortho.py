@@ -18,19 +18,18 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 from rasterio.errors import RasterioError
-from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
 
 from tiling.bands import OPAQUE, Rgba, common_levels
 from tiling.errors import NoSheets, SheetError
 from tiling.grid import Block, Bounds, Patch, ground_scale
-from tiling.mosaic import read_mosaic
+from tiling.mosaic import SOURCE_STEP, Mosaic, read_mosaic
 from tiling.sheets import Sheet, find_sheets, open_sheet, unreadable
 from tiling.source import digest_of
 
 OnError = Literal["fail", "skip"]
 
-CUT_VERSION = 1  # raise it when the same sheets give other pixels, so that vectors of old ones are not kept
+CUT_VERSION = 2  # raise it when the same sheets give other pixels, so that vectors of old ones are not kept
 OVERSAMPLING = 2
 MAX_WINDOW_PX = 4096  # per side: 64 MiB of RGBA; larger blocks are read in quarters
 
@@ -86,14 +85,24 @@ class Ortho:
 class PatchImage:
     """A patch with its pixels (S, S, 3), north up. `valid_fraction` is the share that shows imagery, 0 to 1.
 
-    `source` and `captured_at` are those of the first sheet over the centre; empty and None without one.
+    `sheet` is the one that the pixel at the centre comes from, or, where that is nodata, the one that most of
+    the patch comes from; None without imagery.
     """
 
     patch: Patch
     pixels: npt.NDArray[np.uint8]
     valid_fraction: float
-    source: str
-    captured_at: datetime | None
+    sheet: Sheet | None
+
+    @property
+    def source(self) -> str:
+        """File name of the sheet; empty without one."""
+        return self.sheet.name if self.sheet else ""
+
+    @property
+    def captured_at(self) -> datetime | None:
+        """When the sheet was taken, if it says so."""
+        return self.sheet.captured_at if self.sheet else None
 
 
 def open_ortho(paths: Sequence[str | Path], *, on_error: OnError = "fail") -> Ortho:
@@ -150,16 +159,17 @@ def cut(ortho: Ortho, block: Block, *, size_px: int) -> Iterator[PatchImage]:
         for quarter in block.split():
             yield from cut(ortho, quarter, size_px=size_px)
         return
-    halves = _Halves(read_mosaic(ortho.sheets, view.bounds, view.width, view.height))
+    mosaic = read_mosaic(ortho.sheets, view.bounds, view.width, view.height)
+    halves = _Halves(mosaic.pixels)
     for patch in patches:
-        pixels, valid_fraction = halves.crop(*view.corner_of(patch), size_px)
-        sheet = _sheet_at(ortho, patch)
+        corner = view.corner_of(patch)
+        pixels, valid_fraction = halves.crop(*corner, size_px)
+        number = _source_of(mosaic, *corner, size_px)
         yield PatchImage(
             patch=patch,
             pixels=pixels,
             valid_fraction=valid_fraction,
-            source=sheet.name if sheet else "",
-            captured_at=sheet.captured_at if sheet else None,
+            sheet=ortho.sheets[number - 1] if number else None,
         )
 
 
@@ -174,7 +184,7 @@ def read_window(
     west, south, east, north = bounds_mercator
     scale = size_px / max(east - west, north - south)
     width, height = (max(1, round(extent * scale)) for extent in (east - west, north - south))
-    rgba = read_mosaic(ortho.sheets, bounds_mercator, width, height)
+    rgba = read_mosaic(ortho.sheets, bounds_mercator, width, height).pixels
     return np.ascontiguousarray(np.moveaxis(rgba[:3], 0, -1)), rgba[3]
 
 
@@ -272,11 +282,15 @@ def _sum_2x2(fine: npt.NDArray[Any], dtype: type[np.unsignedinteger[Any]] = np.u
     return np.asarray(rows[..., ::2] + rows[..., 1::2])
 
 
-def _sheet_at(ortho: Ortho, patch: Patch) -> Sheet | None:
-    centre = patch.centre
-    point = Point(centre.lng, centre.lat)
-    for sheet in ortho.sheets:
-        west, south, east, north = sheet.bounds
-        if west <= centre.lng <= east and south <= centre.lat <= north and sheet.footprint.intersects(point):
-            return sheet
-    return None
+def _source_of(mosaic: Mosaic, column: int, row: int, size_px: int) -> int:
+    """Number of the sheet at the centre of a crop, else of the most frequent one in it; 0 without imagery."""
+    number = int(mosaic.sources[(row + size_px) // SOURCE_STEP, (column + size_px) // SOURCE_STEP])
+    if number:
+        return number
+    rows, columns = (
+        slice(start // SOURCE_STEP, (start + OVERSAMPLING * size_px - 1) // SOURCE_STEP + 1)
+        for start in (row, column)
+    )
+    shown = mosaic.sources[rows, columns]
+    numbers, counts = np.unique(shown[shown > 0], return_counts=True)
+    return int(numbers[counts.argmax()]) if len(numbers) else 0
