@@ -72,6 +72,8 @@ def decode(dataset: Any, bands: Bands, window: Window, factor: int) -> Rgba:
         out_shape = (len(bands.indexes), *shape)
         values = dataset.read(list(bands.indexes), window=window, out_shape=out_shape, resampling=resampling)
         pixels[:3] = to_8_bits(values, bands.levels) if bands.deep else values
+        if values.dtype.kind == "f":  # NaN is no imagery, whether or not a tag says so
+            pixels[3][~np.isfinite(values).all(axis=0)] = 0
     return pixels
 
 

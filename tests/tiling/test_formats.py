@@ -145,11 +145,23 @@ def test_deep_sheets_share_one_range(noise: Noise, write_sheet: WriteSheet) -> N
     assert typical_difference(cut_all(ortho), merged) <= 12
 
 
-@pytest.mark.parametrize("dtype, nodata", [("float32", np.nan), ("float32", -9999.0), ("uint16", 0)])
-def test_nodata_of_deep_sheets(dtype: str, nodata: float, pixels: Pixels, write_sheet: WriteSheet) -> None:
+@pytest.mark.parametrize(
+    "dtype, nodata, tag",
+    [
+        ("float32", np.nan, np.nan),
+        ("float32", np.nan, None),
+        ("float32", np.inf, None),
+        ("float32", np.nan, -9999.0),
+        ("float32", -9999.0, -9999.0),
+        ("uint16", 0, 0),
+    ],
+)
+def test_nodata_of_deep_sheets(
+    dtype: str, nodata: float, tag: float | None, pixels: Pixels, write_sheet: WriteSheet
+) -> None:
     deep = (pixels * 4.0 + 100).astype(dtype)
     deep[:, :, : SIZE // 2] = nodata
-    ortho = open_ortho([write_sheet(deep, transform=PLACED, nodata=nodata)])
+    ortho = open_ortho([write_sheet(deep, transform=PLACED, nodata=tag)])
     west, _, east, _ = ortho.footprint.bounds
     images = cut_all(ortho, size_px=16).values()
     assert {0.0, 1.0} < {image.valid_fraction for image in images}
