@@ -29,6 +29,8 @@ REMOTE_OPTIONS = {
     "VSI_CACHE": "TRUE",
 }
 HEAD_TIMEOUT_S = 30
+VERSION_HEADERS = ("ETag", "Last-Modified", "Content-Length")
+GDAL_TRUE = ("YES", "TRUE", "ON", "1")
 THUMBNAIL_PX = 256
 
 
@@ -108,17 +110,46 @@ def _files_of(location: str) -> list[str]:
 
 
 def _remote_version(name: str) -> str:
-    url = name.removeprefix("/vsicurl/")
-    if url.startswith(("http://", "https://")):
-        try:
-            request = urllib.request.Request(url, method="HEAD")
-            with urllib.request.urlopen(request, timeout=HEAD_TIMEOUT_S) as answer:
-                said = [answer.headers.get(key) for key in ("ETag", "Last-Modified", "Content-Length")]
-        except (urllib.error.URLError, TimeoutError) as exc:
-            raise RasterioError(f"{name}: {exc}") from exc
-        if said[0] or said[1]:
-            return repr(said)
-    return _layout(name)
+    said: list[str | None] = [None]
+    if name.startswith(("/vsicurl/http://", "/vsicurl/https://")):
+        said = _said_by_server(name)
+    elif name.startswith("/vsis3/"):
+        said = _said_by_bucket(name)
+    return repr(said) if any(said[:2]) else _layout(name)
+
+
+def _said_by_server(name: str) -> list[str | None]:
+    try:
+        request = urllib.request.Request(name.removeprefix("/vsicurl/"), method="HEAD")
+        with urllib.request.urlopen(request, timeout=HEAD_TIMEOUT_S) as answer:
+            return [answer.headers.get(key) for key in VERSION_HEADERS]
+    except (urllib.error.URLError, TimeoutError) as exc:
+        raise RasterioError(f"{name}: {exc}") from exc
+
+
+def _said_by_bucket(name: str) -> list[str | None]:
+    """What S3 says of an object, asked by Arrow: rasterio lacks GDAL's VSIGetFileMetadata.
+
+    Nothing where Arrow cannot ask, as it does not know all ways that GDAL has to sign in.
+    """
+    from pyarrow import fs  # noqa: PLC0415 - a quarter of a second, for buckets alone
+
+    said = os.environ.get
+    try:
+        bucket = fs.S3FileSystem(
+            anonymous=said("AWS_NO_SIGN_REQUEST", "NO").upper() in GDAL_TRUE,
+            region=said("AWS_REGION") or said("AWS_DEFAULT_REGION"),
+            endpoint_override=said("AWS_S3_ENDPOINT"),
+            scheme="https" if said("AWS_HTTPS", "YES").upper() in GDAL_TRUE else "http",
+            force_virtual_addressing=said("AWS_VIRTUAL_HOSTING", "TRUE").upper() in GDAL_TRUE,
+            connect_timeout=HEAD_TIMEOUT_S,
+            request_timeout=HEAD_TIMEOUT_S,
+        )
+        with bucket.open_input_file(name.removeprefix("/vsis3/")) as file:
+            headers = file.metadata()
+    except (OSError, ValueError):
+        return [None]
+    return [headers.get(key) for key in VERSION_HEADERS]
 
 
 def _layout(name: str) -> str:
