@@ -13,7 +13,8 @@ import shapely
 from numpy.typing import ArrayLike
 from shapely.geometry import LineString, Polygon, box
 
-from spatial_index.geodesy import WGS84, Floats, areas_in, radii_m, unwrapped_line, wrapped
+from spatial_index.geodesy import WGS84, Floats, areas_in, radii_m, wrapped
+from tiling.antimeridian import unwrapped_line
 
 # On a piece this short the distance to a place has one minimum, or its least value at an end; and metres per
 # degree of longitude change by less than 1 % along it up to 60° of latitude, 5 % at 85°.

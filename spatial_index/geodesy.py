@@ -13,18 +13,16 @@ from mercantile import LngLat
 from numpy.typing import ArrayLike, NDArray
 from pyproj import Geod
 from shapely.affinity import scale, translate
-from shapely.geometry import LinearRing, MultiPolygon, Point, Polygon, box
+from shapely.geometry import MultiPolygon, Point, Polygon, box
 from shapely.ops import nearest_points, unary_union
+
+from tiling.antimeridian import unwrapped
 
 WGS84 = Geod(ellps="WGS84")
 METRES_PER_DEGREE = 110_574.0  # one degree of latitude where it is shortest, at the equator
 _MIN_COS_LAT = 0.01  # 89.4° of latitude; a buffer in degrees of longitude stays finite at the poles
 
 Floats = NDArray[np.float64]
-
-
-class EnclosesPole(ValueError):
-    """A ring that winds once around the Earth: its inside is not defined in longitude and latitude."""
 
 
 def distances_m(origin: LngLat, lngs: ArrayLike, lats: ArrayLike) -> Floats:
@@ -86,25 +84,6 @@ def split_at_antimeridian(polygon: Polygon | MultiPolygon) -> MultiPolygon:
     return MultiPolygon(parts)
 
 
-def unwrapped(polygon: Polygon) -> Polygon:
-    """The polygon with continuous longitudes, which may then leave ±180°.
-
-    Raises:
-        EnclosesPole: a ring winds around a pole.
-    """
-    shell = _unwrapped_ring(np.asarray(polygon.exterior.coords)[:, :2])
-    holes = [_beside(shell, _unwrapped_ring(np.asarray(hole.coords)[:, :2])) for hole in polygon.interiors]
-    return Polygon(shell, holes)
-
-
-def unwrapped_line(points: Floats) -> Floats:
-    """(V, 2) with every step shorter than 180° of longitude; exactly 360° is the literal long way."""
-    step = np.diff(points[:, 0])
-    jumps = (np.abs(step) > 180.0) & (np.abs(step) < 360.0)
-    turns = np.concatenate([[0.0], np.cumsum(np.where(jumps, -360.0 * np.sign(step), 0.0))])
-    return np.column_stack([points[:, 0] + turns, points[:, 1]])
-
-
 def wrapped(polygon: Polygon) -> list[Polygon]:
     """The pieces of a polygon whose longitudes leave ±180° by at most one turn, all inside ±180°."""
     west, _, east, _ = polygon.bounds
@@ -158,24 +137,6 @@ def areas_in(geometry: object) -> list[Polygon]:
     if isinstance(geometry, Polygon):
         return [] if geometry.is_empty else [geometry]
     return [part for child in getattr(geometry, "geoms", ()) for part in areas_in(child)]
-
-
-def _unwrapped_ring(ring: Floats) -> Floats:
-    """(V, 2) ring with continuous longitudes."""
-    points = unwrapped_line(ring)
-    if points[-1, 0] != ring[-1, 0]:
-        raise EnclosesPole
-    return points
-
-
-def _beside(shell: Floats, hole: Floats) -> Floats:
-    """The hole shifted by whole turns into the longitudes of its shell."""
-    outline = Polygon(shell)
-    for turn in (0.0, -360.0, 360.0):
-        moved = hole + np.array([turn, 0.0])
-        if outline.covers(LinearRing(moved)):
-            return np.asarray(moved, dtype=np.float64)
-    return hole
 
 
 def _widened_part(part: Polygon, margin_deg: float) -> Polygon:

@@ -13,7 +13,8 @@ from shapely.geometry import LineString, MultiPolygon, Polygon
 from shapely.validation import explain_validity
 
 from spatial_index.errors import BadPrior
-from spatial_index.geodesy import EnclosesPole, Floats, parts_of, split_at_antimeridian, unwrapped
+from spatial_index.geodesy import Floats, parts_of, split_at_antimeridian
+from tiling.antimeridian import EnclosesPole, unwrapped
 
 MAX_VERTICES = 10_000
 _ORDER = "the order is (lng, lat) in WGS84 degrees; were they swapped?"

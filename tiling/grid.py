@@ -11,7 +11,7 @@ p. 24); with the plain cos φ the north-south side would be 0.67 % short at the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import asinh, atan, cos, degrees, isfinite, pi, radians, sin, sinh, sqrt, tan
@@ -24,6 +24,7 @@ from mercantile import LngLat, Tile
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
+from tiling.antimeridian import split_antimeridian
 from tiling.errors import BadArea, BadGrid
 
 __all__ = [
@@ -40,7 +41,6 @@ __all__ = [
     "patch_at",
     "patches_over",
     "plan_blocks",
-    "split_antimeridian",
     "stride_m",
     "tile_of",
 ]
@@ -247,23 +247,6 @@ def plan_blocks(area: BaseGeometry, grid: GridSpec, *, tiles_per_side: int = 16)
         raise BadGrid(f"tiles_per_side {tiles_per_side} is not a power of two from 1 to 256; use 16")
     check_area(area)
     return _blocks_under(Tile(0, 0, 0), area, grid, grid.zoom - levels)
-
-
-def split_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
-    """Move the parts beyond ±180° of longitude to the other side."""
-    west, _, east, _ = geometry.bounds
-    if west >= -180 and east <= 180:
-        return geometry
-    parts = []
-    for turn in (-360.0, 0.0, 360.0):
-        moved = shapely.transform(geometry, _shifter(turn))
-        parts.append(shapely.intersection(moved, box(-180, -90, 180, 90)))
-    polygons = [part for part in shapely.get_parts(parts) if part.area > 0]
-    return shapely.union_all(polygons)
-
-
-def _shifter(turn_deg: float) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
-    return lambda points: points + np.array([turn_deg, 0.0])
 
 
 def check_area(area: BaseGeometry) -> None:

@@ -20,9 +20,10 @@ from rasterio.windows import Window
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
+from tiling.antimeridian import split_antimeridian
 from tiling.bands import Bands, find_bands
 from tiling.errors import MissingCrs, NoSheets, NotAnOrthophoto, UnreadableSheet
-from tiling.grid import Bounds, split_antimeridian
+from tiling.grid import Bounds
 from tiling.source import is_virtual, location_of, open_raster
 
 SUFFIXES = (".tif", ".tiff")

@@ -13,7 +13,8 @@ import pytest
 from affine import Affine
 from shapely.geometry import Point
 
-from tiling.grid import GridSpec, LngLat, Patch, patch_at, plan_blocks, split_antimeridian
+from tiling.antimeridian import split_antimeridian
+from tiling.grid import GridSpec, LngLat, Patch, patch_at, plan_blocks
 from tiling.ortho import Ortho, PatchImage, cut, open_ortho
 
 Pixels = npt.NDArray[np.uint8]
