@@ -15,8 +15,9 @@ from shapely.geometry.base import BaseGeometry
 
 from clnet_model.encoder import Encoder, load_encoder
 from spatial_index.records import Storage
+from tiling.antimeridian import continuous_bounds
 from tiling.coverage import area_km2
-from tiling.grid import Block, Bounds, GridSpec, LngLat, mercator_at
+from tiling.grid import WORLD_M, Block, Bounds, GridSpec, LngLat, mercator_at
 from tiling.ortho import Ortho, cut, read_window
 from workers.ingest_plan import MIN_VALID_FRACTION, IngestPlan, plan_ingest
 
@@ -85,7 +86,7 @@ def estimate(
 
 def _shown(ortho: Ortho, plan: IngestPlan) -> tuple[int, Block]:
     """How many patch centres show imagery, and the block with most of them."""
-    west, south, east, north = plan.area.bounds
+    west, south, east, north = continuous_bounds(plan.area)
     bounds = *mercator_at(LngLat(lng=west, lat=south)), *mercator_at(LngLat(lng=east, lat=north))
     _, alpha = read_window(ortho, bounds, MASK_PX)
     counted = [(_shown_in(alpha, bounds, keyed.block), keyed.block) for keyed in plan.blocks()]
@@ -96,6 +97,7 @@ def _shown(ortho: Ortho, plan: IngestPlan) -> tuple[int, Block]:
 def _shown_in(alpha: npt.NDArray[np.uint8], bounds: Bounds, block: Block) -> int:
     centres = np.array([patch.centre_mercator for patch in block.patches])  # (N, 2)
     height, width = alpha.shape
+    centres[:, 0] += WORLD_M * np.round(((bounds[0] + bounds[2]) / 2 - centres[:, 0]) / WORLD_M)
     columns = (centres[:, 0] - bounds[0]) / (bounds[2] - bounds[0]) * width
     rows = (bounds[3] - centres[:, 1]) / (bounds[3] - bounds[1]) * height
     inside = alpha[np.clip(rows, 0, height - 1).astype(int), np.clip(columns, 0, width - 1).astype(int)]
