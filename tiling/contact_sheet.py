@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
+from tiling.antimeridian import continuous_bounds
 from tiling.bands import decode
-from tiling.grid import Block, Bounds, GridSpec, LngLat, Patch, mercator_at, plan_blocks
+from tiling.grid import WORLD_M, Block, Bounds, GridSpec, LngLat, Patch, mercator_at, plan_blocks
 from tiling.ortho import Ortho, PatchImage, cut, read_window
 from tiling.sheets import Sheet
 from tiling.source import open_raster
@@ -40,7 +41,7 @@ def write_contact_sheet(
         UnreadableSheet: a sheet fails to decode.
     """
     chosen = choose(ortho, area, grid, count=patches, size_px=size_px)
-    pairs = [_pair(ortho, image, size_px) for image in chosen]
+    pairs = [_pair(image, size_px) for image in chosen]
     cell_x, cell_y = 2 * size_px + 3 * GAP_PX, size_px + LABEL_PX + GAP_PX
     rows = -(-len(pairs) // COLUMNS)
     overview = _overview(ortho, [image.patch for image in chosen])
@@ -80,11 +81,11 @@ def _full(ortho: Ortho, patch: Patch, grid: GridSpec, size_px: int) -> list[Patc
     return [image for image in cut(ortho, alone, size_px=size_px) if image.valid_fraction == 1.0]
 
 
-def _pair(ortho: Ortho, image: PatchImage, size_px: int) -> Image.Image:
+def _pair(image: PatchImage, size_px: int) -> Image.Image:
     pair = Image.new("RGB", (2 * size_px + GAP_PX, size_px), "white")
     pair.paste(Image.fromarray(image.pixels), (0, 0))
-    sheet = next(sheet for sheet in ortho.sheets if sheet.name == image.source)
-    raw = Image.fromarray(raw_square(sheet, image.patch))
+    assert image.sheet is not None  # patches full of imagery are chosen
+    raw = Image.fromarray(raw_square(image.sheet, image.patch))
     pair.paste(raw.resize((size_px, size_px), Image.Resampling.BOX), (size_px + GAP_PX, 0))
     draw = ImageDraw.Draw(pair)
     for left in (0, size_px + GAP_PX):  # the same cross-hair on both: details under it must agree
@@ -111,7 +112,7 @@ def raw_square(sheet: Sheet, patch: Patch) -> npt.NDArray[np.uint8]:
 
 
 def _overview(ortho: Ortho, patches: Sequence[Patch]) -> Image.Image:
-    west, south, east, north = ortho.footprint.bounds
+    west, south, east, north = continuous_bounds(ortho.footprint)
     bounds = *mercator_at(LngLat(lng=west, lat=south)), *mercator_at(LngLat(lng=east, lat=north))
     pixels, _ = read_window(ortho, bounds, OVERVIEW_PX)
     picture = Image.fromarray(pixels)
@@ -125,6 +126,7 @@ def _overview(ortho: Ortho, patches: Sequence[Patch]) -> Image.Image:
 
 def _to_pixels(square: Bounds, bounds: Bounds, width: int) -> Bounds:
     scale = width / (bounds[2] - bounds[0])
-    left, right = ((x - bounds[0]) * scale for x in (square[0], square[2]))
+    turn = WORLD_M * round(((bounds[0] + bounds[2]) / 2 - square[0]) / WORLD_M)
+    left, right = ((x + turn - bounds[0]) * scale for x in (square[0], square[2]))
     bottom, top = ((bounds[3] - y) * scale for y in (square[1], square[3]))
     return left, bottom, right, top
