@@ -67,8 +67,12 @@ def link_sheets(folder: Path, files: Sequence[Path]) -> None:
     """A folder of links to sheets that lie elsewhere; links of an earlier run are replaced, files never.
 
     Raises:
-        BadSurface: another file of that name is in the way.
+        BadSurface: another file of that name is in the way, or two sheets have one name.
     """
+    named: dict[str, Path] = {}
+    for file in files:
+        if named.setdefault(file.name, file).resolve() != file.resolve():
+            raise BadSurface(f"{named[file.name]} and {file} have one name; rename one of them")
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         link = folder / file.name
