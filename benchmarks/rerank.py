@@ -7,10 +7,10 @@
 
 The 48 patches most similar to a panorama, or to 90 degrees of one, are ordered again by the shipped network's
 finer features: NCM's cells, which both views share (32 azimuths x 4 distances x 96 numbers, not averaged into
-a descriptor), or the descriptor's azimuths (32 x 12 numbers, which a store holds anyway). Scored by their
-cosine, by a learned weight of every channel, or by a small network. What is learned learns on the first
-cities; when to stop and what the cosine weighs beside the similarity is chosen on another; the figures are
-of the last ones. Writes OUT (JSON) and prints it as a table.
+a descriptor), by their cosine or a learned weight of every channel; or the descriptor's azimuths (32 x 12
+numbers, which a store holds anyway), by a small network. What is learned learns on the first cities; when to
+stop and what the cosine weighs beside the similarity is chosen on another; the figures are of the last ones.
+Writes OUT (JSON) and prints it as a table.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ def main() -> None:
         [found for path in paths for found in candidates_of(path, encoder)]
         for paths in (args.train, [args.choose], args.test)
     )
-    scorers: dict[str, list[Scorer]] = {"similarity": [lambda street, aerial, similarity: similarity]}
-    kinds: dict[str, str] = {"similarity": "descriptor"}
-    for kind, features in (("cells", "cell"), ("descriptor", "descriptor")):
-        scorers[f"{kind}, cosine"] = [weighed(features, choose)]
-        for name, make in (("learned weights", Weights), ("network", Network)):
-            scorers[f"{kind}, {name}"] = [
-                learned(make, features, train, choose, seed=seed).eval() for seed in SEEDS
-            ]
-        kinds |= dict.fromkeys([name for name in scorers if name.startswith(kind)], features)
-    rows = [row for asked in ASKED for row in rows_of(asked, scorers, kinds, test)]
+    contenders = {
+        "similarity": ("descriptor", [first_order]),
+        "cells, cosine": ("cell", [weighed("cell", choose)]),
+        "cells, learned weights": ("cell", [learned(Weights, "cell", train, choose, seed=k) for k in SEEDS]),
+        "descriptor, network": (
+            "descriptor",
+            [learned(Network, "descriptor", train, choose, seed=k) for k in SEEDS],
+        ),
+    }
+    rows = [row for asked in ASKED for row in rows_of(asked, contenders, test)]
     write_results(args.out, rows)
     print_table(rows)
 
@@ -158,7 +158,7 @@ class Network(nn.Module):
 
     def __init__(self, width: int, *, channels: int = 64) -> None:
         super().__init__()
-        self.reach = 3 if width < 100 else 0  # azimuths by which a pair may be off; what memory allows
+        self.reach = 3  # azimuths by which a pair may be off
         self.log_scale = nn.Parameter(torch.tensor(np.log(1 / 0.0145), dtype=torch.float32))
         self.mix = nn.Linear(width * (2 * self.reach + 1), channels)
         self.near = nn.Conv1d(channels, channels, 3, padding=1, padding_mode="circular")
@@ -217,7 +217,7 @@ def learned(
         optimiser.step()
         schedule.step()
     scorer.load_state_dict(kept)
-    return scorer
+    return scorer.eval()
 
 
 def weighed(features: str, choose: Sequence[Candidates]) -> Scorer:
@@ -230,6 +230,11 @@ def weighed(features: str, choose: Sequence[Candidates]) -> Scorer:
         )
 
     return max(map(with_share, SHARES), key=lambda scorer: standing(scorer, features, choose))
+
+
+def first_order(street: Tensor, aerial: Tensor, similarity: Tensor) -> Tensor:
+    """As the search found them."""
+    return similarity
 
 
 def cosine(street: Tensor, aerial: Tensor) -> Tensor:
@@ -265,17 +270,13 @@ def first_of(scorer: Scorer, features: str, city: Candidates) -> tuple[NDArray[n
 
 
 def rows_of(
-    asked: QuerySet,
-    scorers: dict[str, list[Scorer]],
-    kinds: dict[str, str],
-    test: Sequence[Candidates],
+    asked: QuerySet, contenders: dict[str, tuple[str, list[Scorer]]], test: Sequence[Candidates]
 ) -> list[Row]:
     """Gains are paired by query, each query's hits averaged over seeds first."""
     cities = test[ASKED.index(asked) :: len(ASKED)]
     rows: list[Row] = []
     base: dict[str, NDArray[np.float64]] = {}
-    for name, of_seeds in scorers.items():
-        features = kinds[name]
+    for name, (features, of_seeds) in contenders.items():
         found = [[first_of(scorer, features, city) for city in cities] for scorer in of_seeds]
         hits = {
             key: np.mean([np.concatenate([city[k] for city in seed]) for seed in found], axis=0)
