@@ -33,13 +33,15 @@ from PIL import Image
 from reporting import write_results
 
 from cli.tables import markdown_table
-from clnet_model.encoder import load_encoder
+from clnet_model.adapt import adapted
+from clnet_model.encoder import TorchEncoder, load_encoder
 from clnet_model.evaluate import rank_of_true
 from clnet_model.intervals import share_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "clnet_model/checkpoints/clnet-sim-s"
 SIDE_PX = 128
+SHOWN = 128  # pairs that the network is adapted to, without being told which belong together
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
 
@@ -62,6 +64,12 @@ def main() -> None:
         "frozen features, where they lie": frozen,
     }.items():
         rows.append(row_of(f"{name}, standardised", *map(standard, both)))
+    shown, asked = np.split(np.random.default_rng(0).permutation(len(drone)), [SHOWN])
+    unrolled = drone_pairs(args.pairs).canvases
+    taken = TorchEncoder(adapted(encoder.model, unrolled[shown], satellite[shown]), digest="adapted")
+    for name_, network in (("", encoder), (f", adapted to {SHOWN} others", taken)):
+        vectors = network.embed_ground(unrolled[asked]), network.embed_aerial(satellite[asked])
+        rows.append(row_of(f"{args.checkpoint.name}, street branch{name_}", *vectors))
     write_results(args.out, rows)
     print(markdown_table(["compared by", "pairs", "R@1", "R@5", "R@10"], [cells(row) for row in rows]))
 

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from cli.adapt import adapt
 from cli.demo import demo
 from cli.evaluate import evaluate
 from cli.exchange import export, import_
@@ -33,7 +34,7 @@ def build_app() -> typer.Typer:
     )
     for command in (
         demo, simulate, ingest, jobs, regions, rollback, drop, export, import_, serve, new_key, locate,
-        relocalize, train, evaluate, explain,
+        relocalize, train, adapt, evaluate, explain,
     ):  # fmt: skip
         app.command(command.__name__.strip("_").replace("_", "-"))(command)
     return app
