@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.errors import BadOption
 from cli.options import CheckpointOption
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def adapt(
     from clnet_model.checkpoint import save_checkpoint
     from clnet_model.encoder import load_encoder
 
+    if (out / "config.json").exists():
+        raise BadOption("--out", f"{out} holds a checkpoint already; name another folder")
     encoder = load_encoder(checkpoint, device="cpu")
     canvases = street_canvases(images, encoder, count)
     patches = aerial_patches(sheets, encoder, count)

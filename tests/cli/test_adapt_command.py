@@ -12,6 +12,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 from typer.testing import CliRunner, Result
 
+from cli.errors import BadOption
 from cli.main import build_app
 from clnet_model.checkpoint import load_checkpoint, save_checkpoint
 from clnet_model.errors import BadPairs
@@ -63,6 +64,12 @@ def test_a_checkpoint_is_made_of_images_without_labels(folder: Path) -> None:
     about = json.loads((folder / "adapted" / "provenance.json").read_text())
     assert about["adapted_from"] == before.digest
     assert (about["street_images"], about["patches"]) in {(35, 36), (36, 36)}
+
+
+def test_another_checkpoint_is_not_written_over(folder: Path) -> None:
+    before = load_checkpoint(folder / "tiny").digest
+    assert isinstance(run(folder, "streets", "tiny").exception, BadOption)
+    assert load_checkpoint(folder / "tiny").digest == before
 
 
 @pytest.mark.parametrize(
