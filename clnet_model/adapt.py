@@ -13,20 +13,23 @@ from copy import deepcopy
 import numpy as np
 import torch
 
+from clnet_model.augment import AugmentConfig
 from clnet_model.errors import BadConfig, BadPairs
+from clnet_model.evaluate import QuerySet, as_asked
 from clnet_model.model import CLNet
 from clnet_model.preprocess import Pixels
 from clnet_model.train_step import forget_statistics
 
 FEWEST = 32
-"""Images of each view; 64 of each did as well as hundreds on real pairs."""
+"""Images of each view."""
 BATCH = 32
 
 
 @torch.no_grad()
 def adapted(model: CLNet, canvases: Pixels, patches: Pixels, *, seed: int = 0) -> CLNet:
     """A copy of the network whose statistics are those of street canvases (N, H, W, 4) and patches
-    (M, S, S, 3), uint8. Show it what it will be asked: photos and panoramas as they come.
+    (M, S, S, 3), uint8. Of most panoramas only a part is shown, as in training, so that photos are at home
+    in the same statistics.
 
     Raises:
         BadPairs: fewer than FEWEST images of a view.
@@ -44,8 +47,18 @@ def adapted(model: CLNet, canvases: Pixels, patches: Pixels, *, seed: int = 0) -
     forget_statistics(model)
     model.train()
     dice = np.random.default_rng(seed)
-    for images, view in ((canvases, model.view_ground), (patches, model.view_aerial)):
+    for images, view in ((in_part(canvases, dice), model.view_ground), (patches, model.view_aerial)):
         parts = len(images) // BATCH
         for rows in np.array_split(dice.permutation(len(images)), parts):
             view(torch.from_numpy(np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2))))
     return model.eval()
+
+
+def in_part(canvases: Pixels, dice: np.random.Generator) -> Pixels:
+    """Some of the canvases that show the full circle cut down to photos of 60 to 110 degrees."""
+    shown = canvases.copy()
+    for row in np.flatnonzero(dice.random(len(canvases)) < AugmentConfig().limited_fov_share):
+        if canvases[row, ..., 3].any(axis=0).all():
+            photo = QuerySet(name="photo", hfov_deg=float(dice.uniform(60, 110)))
+            shown[row] = as_asked(canvases[row], photo, int(row))
+    return shown

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clnet_model.adapt import FEWEST, adapted
+from clnet_model.adapt import FEWEST, adapted, in_part
 from clnet_model.encoder import load_encoder
 from clnet_model.errors import BadConfig, BadPairs
 from clnet_model.model import BackboneConfig, CLNet, CLNetConfig
@@ -49,8 +49,8 @@ def test_features_of_the_new_imagery_are_centred(model, images):
         scaled = (torch.cat(seen) - norm.running_mean) / norm.running_var.sqrt()
         return float(scaled.mean(dim=0).abs().mean())
 
-    for side in Side:
-        assert off_centre(new, side) < 0.1 < off_centre(model, side)
+    assert off_centre(new, Side.AERIAL) < 0.1 < off_centre(model, Side.AERIAL)
+    assert off_centre(new, Side.GROUND) < 0.5 * off_centre(model, Side.GROUND)  # most were shown in part
 
 
 def test_what_was_learned_stays_and_the_former_network_too(model, images):
@@ -72,6 +72,16 @@ def test_an_embedding_still_depends_on_its_own_image_alone(model, images):
 def test_the_same_images_give_the_same_network(model, images):
     first, second = (adapted(model, *images).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_panoramas_are_shown_in_part_and_photos_as_they_are(images):
+    panoramas, photos = images[0], images[0].copy()
+    photos[:, :, 100:] = 0
+    shown = in_part(panoramas, np.random.default_rng(0))
+    whole = (shown[..., 3] > 0).all(axis=(1, 2))
+    assert 0.2 < whole.mean() < 0.6
+    assert (shown[~whole][..., 3] > 0).mean() < 0.25
+    np.testing.assert_array_equal(in_part(photos, np.random.default_rng(0)), photos)
 
 
 @pytest.mark.parametrize(("street", "aerial", "what"), [(3, 64, "3 street images"), (48, 31, "31 patches")])
