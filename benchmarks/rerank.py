@@ -3,7 +3,7 @@
     python benchmarks/training_cities.py --out data/ablation --train 8 --val 3 \\
         --size-m 500 --panoramas 450 --photos 0
     python benchmarks/rerank.py --train data/ablation/train/* --choose data/ablation/val/city_00 \\
-        --test data/ablation/val/city_0[12]      # half an hour on two cores
+        --test data/ablation/val/city_0[12]      # 20 minutes on two cores
 
 The 48 patches most similar to a panorama, or to 90 degrees of one, are ordered again by the shipped network's
 finer features: NCM's cells, which both views share (32 azimuths x 4 distances x 96 numbers, not averaged into
