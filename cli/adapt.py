@@ -88,34 +88,20 @@ def street_canvases(images: Path, encoder: TorchEncoder, count: int) -> Pixels:
 
 
 def aerial_patches(sheets: list[Path], encoder: TorchEncoder, count: int) -> Pixels:
-    """Up to `count` different patches (N, S, S, 3) full of imagery, from all over the sheets.
+    """Up to `count` patches (N, S, S, 3) full of imagery, from all over the sheets.
 
     Raises:
         tiling.errors.TilingError: the sheets cannot be read, or show nothing.
     """
     import numpy as np
 
+    from tiling.contact_sheet import choose
     from tiling.errors import NoSheets
-    from tiling.grid import GridSpec, plan_blocks
-    from tiling.ortho import cut, open_ortho
+    from tiling.grid import GridSpec
+    from tiling.ortho import open_ortho
 
-    ortho, dice = open_ortho(sheets), np.random.default_rng(0)
-    blocks = list(plan_blocks(ortho.footprint, GridSpec(zoom=encoder.zoom, side_m=encoder.side_m)))
-    of_each = -(-2 * count // max(1, len(blocks)))  # twice as many: those at the edge show less
-    found: list[Pixels] = []
-    spare: list[Pixels] = []
-    for number in dice.permutation(len(blocks)):
-        full = [
-            image.pixels
-            for image in cut(ortho, blocks[number], size_px=encoder.patch_px)
-            if image.valid_fraction == 1.0
-        ]
-        mixed = [full[row] for row in dice.permutation(len(full))]
-        found += mixed[:of_each]
-        spare += mixed[of_each:][: max(0, count - len(found) - len(spare))]
-        if len(found) >= count:
-            break
-    found += spare
-    if not found:
+    ortho, grid = open_ortho(sheets), GridSpec(zoom=encoder.zoom, side_m=encoder.side_m)
+    chosen = choose(ortho, ortho.footprint, grid, count=count, size_px=encoder.patch_px)
+    if not chosen:
         raise NoSheets("no patch of the sheets is full of imagery; give sheets that show more ground")
-    return np.stack(found[:count])
+    return np.stack([image.pixels for image in chosen])

@@ -18,9 +18,8 @@ import pyarrow as pa
 
 from clnet_model.errors import ModelError
 from serving.bulk import Seen, locate_seen, look, see
-from serving.fuse import Status
 from serving.locate import Answer, HeadingPrior, Query, Views
-from serving.track import Odometry, Sighting, Track
+from serving.track import NOTHING_SEEN, Odometry, Track
 from serving.track_messages import sighting_of
 from spatial_index.bulk import BulkSearch, StoreSearch
 from spatial_index.geodesy import distances_m
@@ -45,7 +44,6 @@ SEEN = pa.schema(
     ]
 )
 _SIGHTING = "_sighting"  # goes from an answer to its track; no column of the result
-NOTHING_SEEN = Sighting(status=Status.NO_CONFIDENT_MATCH, positions=(), probabilities=(), sigma_m=0.0)
 
 
 class FleetLocalizer:

@@ -22,7 +22,6 @@ from serving.admission import Admission
 from serving.auth import Scope
 from serving.edge import STATUSES, query_from, response_from, timeout_from
 from serving.errors import DeadlineExceeded, InvalidRequest, StreamIdle, WrongModel
-from serving.fuse import Status
 from serving.gate import Call, Gate, Rpc
 from serving.locate import (
     MAX_HYPOTHESES,
@@ -37,7 +36,7 @@ from serving.locate import (
 from serving.once import Once, RequestKey
 from serving.pb import answer_pb2, localization_service_pb2
 from serving.replicas import EncoderFacts, Errand
-from serving.track import Sighting, Track
+from serving.track import NOTHING_SEEN, Sighting, Track
 from serving.track_messages import odometry_from, raw_response, sighting_of, time_s_of, track_message
 
 MAX_FRAMES = 100_000
@@ -186,7 +185,7 @@ class Localizer:
             sighting, raw = await self._sight(request.frame)
         except Exception as error:
             response.error.CopyFrom(self._gate.refusal(LOCALIZE_STREAM, error).status())
-            sighting = Sighting(status=Status.NO_CONFIDENT_MATCH, positions=(), probabilities=(), sigma_m=1.0)
+            sighting = NOTHING_SEEN
         else:
             response.raw.CopyFrom(raw)
         estimate = track_message(await asyncio.to_thread(track.advance, time_s, sighting, odometry))

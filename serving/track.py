@@ -107,6 +107,10 @@ class Sighting:
         return self.status in MISTAKEN and bool(self.positions)
 
 
+NOTHING_SEEN = Sighting(status=Status.NO_CONFIDENT_MATCH, positions=(), probabilities=(), sigma_m=1.0)
+"""A frame that cannot be used: time and odometry count all the same."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackPoint:
     """Where the camera is, all frames so far considered."""
@@ -148,7 +152,7 @@ class Track:
         self._time_s = time_s
         if self._cloud is not None:
             self._cloud.move(elapsed_s, odometry, self._dice)
-            if self._is_lost(time_s, self._cloud.r95_m()):
+            if time_s - self._used_s > LOST_S and self._is_lost(time_s, self._cloud.r95_m()):
                 self._forget()
         if sighting.is_usable:
             self._see(time_s, sighting)

@@ -8,10 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import rasterio
-from rasterio.transform import from_origin
 from rich.console import Console
 from rich.progress import Progress
 from shapely.geometry import box, mapping
@@ -19,9 +16,6 @@ from typer.testing import CliRunner
 
 from cli.ingest_display import Terminal
 from cli.main import build_app
-from clnet_model.checkpoint import save_checkpoint
-from clnet_model.model import BackboneConfig, CLNet, CLNetConfig
-from clnet_model.preprocess import CanvasSpec
 from spatial_index.store import open_store
 from tiling.ortho import open_ortho
 from workers.ingest_report import IngestProgress, IngestReport
@@ -29,27 +23,9 @@ from workers.ingest_report import IngestProgress, IngestReport
 Run = Callable[..., list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random network and a textured sheet of 200 m."""
-    root = tmp_path_factory.mktemp("city")
-    config = CLNetConfig(
-        backbone=BackboneConfig(hidden_sizes=(8, 16, 24), depths=(1, 1, 1)),
-        canvas=CanvasSpec(height_px=32, width_px=128),
-        patch_px=64,
-        token_dim=16,
-        latent_azimuths=16,
-        latent_ranges=2,
-        azimuth_channels=4,
-    )
-    save_checkpoint(root / "tiny", CLNet(config), provenance={"seed": 0})
-    coarse = np.random.default_rng(0).integers(1, 256, (3, 50, 50), np.uint8)
-    with rasterio.open(
-        root / "sheet.tif", "w", driver="GTiff", width=400, height=400, count=3, dtype="uint8",
-        crs="EPSG:2056", transform=from_origin(2_642_000, 1_130_000, 0.5, 0.5),
-    ) as file:  # fmt: skip
-        file.write(coarse.repeat(8, axis=1).repeat(8, axis=2))
-    return root
+@pytest.fixture
+def folder(town: Path) -> Path:
+    return town
 
 
 @pytest.fixture

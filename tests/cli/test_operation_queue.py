@@ -119,7 +119,8 @@ def test_a_job_that_waits_is_cancelled_at_once(shop, queue):
     assert shop.done == ["two", "one"]
 
 
-def test_a_job_that_runs_is_cancelled_at_its_next_step(shop, queue):
+def begun(shop, queue) -> Callable[[], None]:
+    """Order a job and begin it; it waits in its first step until it may end, by what is returned."""
     entered, go = threading.Event(), threading.Event()
 
     def wait_then_look(check: Check) -> None:
@@ -132,35 +133,32 @@ def test_a_job_that_runs_is_cancelled_at_its_next_step(shop, queue):
     worker = threading.Thread(target=queue.work_once)
     worker.start()
     entered.wait(10.0)
+
+    def end() -> None:
+        go.set()
+        worker.join()
+
+    return end
+
+
+def test_a_job_that_runs_is_cancelled_at_its_next_step(shop, queue):
+    end = begun(shop, queue)
     assert state(queue, "one") is State.RUNNING
     queue.cancel("one")
-    go.set()
-    worker.join()
+    end()
     assert state(queue, "one") is State.CANCELLED
     assert shop.done == []
 
 
 @pytest.mark.parametrize("thought_better", [False, True])
 def test_what_is_ordered_again_while_it_is_being_stopped_is_done_afterwards(shop, queue, thought_better):
-    entered, go = threading.Event(), threading.Event()
-
-    def wait_then_look(check: Check) -> None:
-        entered.set()
-        go.wait(10.0)
-        check()
-
-    shop.do = wait_then_look
-    queue.submit(order("one"))
-    worker = threading.Thread(target=queue.work_once)
-    worker.start()
-    entered.wait(10.0)
+    end = begun(shop, queue)
     queue.cancel("one")
     assert queue.submit(order("one")).state is State.PENDING
     assert [each.state for each in queue.list()] == [State.PENDING]
     if thought_better:
         queue.cancel("one")
-    go.set()
-    worker.join()
+    end()
     assert state(queue, "one") is (State.CANCELLED if thought_better else State.PENDING)
     queue.submit(order("two"))
     queue.work_once()
