@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers import AutoBackbone, AutoConfig, ConvNextConfig, ConvNextV2Config
 
 from clnet_model.errors import BadConfig
+from clnet_model.lite import LiteTrunk, photograph_weights
 from clnet_model.modules import (
     Alignment,
     CorrespondenceField,
@@ -32,12 +33,14 @@ from clnet_model.modules import (
 from clnet_model.preprocess import CanvasSpec
 from clnet_model.trunk import ResidualTrunk, Side, ViewNorm
 
+PHOTOGRAPHS = "efficientnet-lite0"
 SWITCHES = {"ncm": "use_ncm", "nec": "use_nec", "gfr": "use_gfr", "polar": "polar"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneConfig:
-    """The trunk; tokens come from its last two stages. `residual` is our own small one, `convnext` and
+    """The trunk; tokens come from its last two stages. `residual` is our own small one, `lite0` keeps what
+    EfficientNet-Lite0 has learned from photographs below a last stage that learns, `convnext` and
     `convnextv2` are the library's, for large machines and pretrained weights."""
 
     model_type: str = "residual"
@@ -137,7 +140,7 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor, side: Side, *, around: bool) -> Tensor:
         """Tokens (B, rows, columns, C) at the fine stride; `around`: columns go once around the camera."""
-        if isinstance(self.backbone, ResidualTrunk):
+        if isinstance(self.backbone, ResidualTrunk | LiteTrunk):
             fine, coarse = self.backbone(images, side, around=around)
         elif around:
             fine, coarse = self._wrapped(images)
@@ -208,6 +211,8 @@ class CLNet(nn.Module):
         backbone = self.trunk.backbone
         if isinstance(backbone, ResidualTrunk):
             backbone.recompute = True
+        elif isinstance(backbone, LiteTrunk):
+            pass  # its frozen part keeps none, and the rest is small
         else:
             backbone.gradient_checkpointing_enable()  # type: ignore[operator]
 
@@ -335,6 +340,8 @@ def polar_grid(rows: int, columns: int) -> Tensor:
 def _backbone(config: BackboneConfig) -> nn.Module:
     if config.model_type == "residual":
         return ResidualTrunk(channels=4, widths=config.hidden_sizes, depths=config.depths)
+    if config.model_type == "lite0":
+        return LiteTrunk(width=config.hidden_sizes[-1], depth=config.depths[-1])
     library = AutoBackbone.from_config(_hf_config(config))  # type: ignore[no-untyped-call]
     _initialise(library)
     return library  # type: ignore[no-any-return]
@@ -357,7 +364,8 @@ def _hf_config(config: BackboneConfig) -> Any:
             return ConvNextV2Config(**shared)
         case _:
             raise BadConfig(
-                f"backbone type {config.model_type!r} is not known: use residual, convnext or convnextv2"
+                f"backbone type {config.model_type!r} is not known: use residual, lite0, convnext or "
+                "convnextv2"
             )
 
 
@@ -373,8 +381,10 @@ def _initialise(trunk: nn.Module) -> None:
 
 
 def pretrained_backbone(name: str) -> BackboneConfig:
-    """The trunk's shape of a ConvNeXt or ConvNeXtV2 on the Hugging Face hub (needs the internet or its
-    cache)."""
+    """The trunk's shape: `efficientnet-lite0`, whose weights the package registry has, or the name of a
+    ConvNeXt or ConvNeXtV2 on the Hugging Face hub (needs the internet or its cache)."""
+    if name == PHOTOGRAPHS:
+        return BackboneConfig(model_type="lite0", hidden_sizes=(112, 192), depths=(11, 2), stem_px=8)
     found = AutoConfig.from_pretrained(name)
     return BackboneConfig(
         model_type=found.model_type,
@@ -385,7 +395,14 @@ def pretrained_backbone(name: str) -> BackboneConfig:
 
 
 def load_pretrained_trunk(model: CLNet, name: str) -> None:
-    """Copy hub weights into the trunk; the stem's fourth channel (the mask) starts at zero."""
+    """Copy pretrained weights into the trunk; a hub stem's fourth channel (the mask) starts at zero.
+
+    Raises:
+        BadConfig: the package with EfficientNet-Lite0's weights is not installed.
+    """
+    if isinstance(model.trunk.backbone, LiteTrunk):
+        model.trunk.backbone.load_photographs(photograph_weights())
+        return
     weights = AutoBackbone.from_pretrained(name).state_dict()  # type: ignore[no-untyped-call]
     own = model.trunk.backbone.state_dict()
     for key, value in weights.items():
