@@ -50,7 +50,11 @@ def train(
     ] = False,
     ablate: Annotated[str, typer.Option("--ablate", help="What to switch off: ncm, nec, gfr, polar.")] = "",
     pretrained: Annotated[
-        str | None, typer.Option("--pretrained", help="ConvNeXt on the Hugging Face hub to start from.")
+        str | None,
+        typer.Option(
+            "--pretrained",
+            help="Trunk to start from: efficientnet-lite0, or a ConvNeXt on the Hugging Face hub.",
+        ),
     ] = None,
     start_from: Annotated[
         Path | None, typer.Option("--start-from", help="Checkpoint to go on from, e.g. for your own city.")

