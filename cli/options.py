@@ -9,11 +9,21 @@ import typer
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+import clnet_model
+
 if TYPE_CHECKING:
     from spatial_index.store import Store
     from workers.jobs import Jobs
 
 DEFAULT_STORE = Path("store")
+
+
+def checkpoint_folder(value: str) -> Path:
+    """The folder itself, or the shipped checkpoint of that name where there is no such folder."""
+    folder, shipped = Path(value), Path(clnet_model.__file__).parent / "checkpoints"
+    by_name = folder.name == value and not folder.exists() and (shipped / value).is_dir()
+    return shipped / value if by_name else folder
+
 
 StoreOption = Annotated[
     Path,
@@ -35,8 +45,11 @@ CheckpointOption = Annotated[
     Path | None,
     typer.Option(
         "--checkpoint",
-        help="Folder of a CLNet checkpoint; the shipped one when left out.",
+        help="Folder of a CLNet checkpoint, or the name of a shipped one (clnet-sim-s, the default; "
+        "clnet-photo-s, for imagery unlike the simulator's).",
         show_default=False,
+        parser=checkpoint_folder,
+        metavar="DIR",
     ),
 ]
 

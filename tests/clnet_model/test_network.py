@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from clnet_model.checkpoint import SHIPPED
 from clnet_model.encoder import TorchEncoder, load_encoder
 from clnet_model.errors import BadConfig
 from clnet_model.model import SWITCHES, BackboneConfig, CLNet, CLNetConfig, polar_grid
@@ -90,8 +91,9 @@ def test_turned_vectors_are_those_of_rolled_canvases(tiny: Tiny) -> None:
         assert found[2 * part : 2 * part + 2] == pytest.approx(rolled, abs=1e-5)
 
 
-def test_the_shipped_network_has_no_edge_that_tells_where_south_is() -> None:
-    encoder = load_encoder(device="cpu")
+@pytest.mark.parametrize("name", ["clnet-sim-s", "clnet-photo-s"])
+def test_shipped_networks_have_no_edge_that_tells_where_south_is(name: str) -> None:
+    encoder = load_encoder(SHIPPED.parent / name, device="cpu")
     spec = encoder.canvas
     pixels = np.random.default_rng(0).integers(0, 256, (2, spec.height_px, spec.width_px, 4), np.uint8)
     pixels[..., 3] = 255
