@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import Settings
+from cli.options import Settings, checkpoint_folder
 
 if TYPE_CHECKING:
     from cli.train_data import TrainingData
@@ -57,7 +57,13 @@ def train(
         ),
     ] = None,
     start_from: Annotated[
-        Path | None, typer.Option("--start-from", help="Checkpoint to go on from, e.g. for your own city.")
+        Path | None,
+        typer.Option(
+            "--start-from",
+            help="Checkpoint to go on from, e.g. for your own city: its folder, or a shipped one's name.",
+            parser=checkpoint_folder,
+            metavar="DIR",
+        ),
     ] = None,
     patch_px: Annotated[
         int | None, typer.Option(help="Side of a patch as the network takes it; default 128.")
@@ -89,7 +95,7 @@ def train(
     the checkpoint by.
     """
     scale = scale_of(workers, threads, gpus=gpus)
-    model = _model(ablate, pretrained, patch_px=patch_px, canvas_px=canvas_px)
+    model = network_of(ablate, pretrained, start_from, patch_px=patch_px, canvas_px=canvas_px)
     found = _data(
         data or [], val or [], model, out=out, benchmark=benchmark, root=root, area=area,
         query_kind=query_kind, hfov_deg=hfov_deg,
@@ -106,12 +112,23 @@ def train(
     )
 
 
-def _model(
-    ablate: str, pretrained: str | None, *, patch_px: int | None, canvas_px: str | None
+def network_of(
+    ablate: str,
+    pretrained: str | None,
+    start_from: Path | None,
+    *,
+    patch_px: int | None,
+    canvas_px: str | None,
 ) -> CLNetConfig:
+    """The network of the checkpoint to go on from, else the default on the trunk that was named."""
+    from clnet_model.checkpoint import load_checkpoint
     from clnet_model.model import CLNetConfig, pretrained_backbone
 
-    base = CLNetConfig() if pretrained is None else CLNetConfig(backbone=pretrained_backbone(pretrained))
+    base = CLNetConfig()
+    if pretrained is not None:
+        base = CLNetConfig(backbone=pretrained_backbone(pretrained))
+    elif start_from is not None:
+        base = load_checkpoint(start_from).model.config
     if patch_px is not None:
         base = replace(base, patch_px=patch_px)
     if canvas_px is not None:

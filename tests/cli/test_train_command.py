@@ -14,13 +14,23 @@ from typer.testing import CliRunner
 
 from cli.main import build_app
 from cli.model_progress import followed_log
-from cli.train import scale_of
-from clnet_model.checkpoint import load_checkpoint
+from cli.train import network_of, scale_of
+from clnet_model.checkpoint import SHIPPED, load_checkpoint
 from clnet_model.errors import BadConfig, BadPairs
 from clnet_model.run_files import LOG_FILE
 from clnet_model.train_step import Tick
 
 TICK = Tick(step=7, share=0.5, spent_s=3.0, queries=84, loss=2.0, batch_recall_at_1=0.25, learning_rate=1e-3)
+
+
+def test_a_run_that_goes_on_has_the_network_of_its_checkpoint() -> None:
+    photo = SHIPPED.parent / "clnet-photo-s"
+    found = network_of("", None, photo, patch_px=None, canvas_px=None)
+    assert found == load_checkpoint(photo).model.config
+    assert found.backbone.model_type == "lite0"
+    assert network_of("", None, None, patch_px=None, canvas_px=None).backbone.model_type == "residual"
+    named = network_of("", "efficientnet-lite0", None, patch_px=None, canvas_px=None)
+    assert named.backbone == found.backbone
 
 
 def test_one_number_of_workers_is_fixed() -> None:
