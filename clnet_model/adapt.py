@@ -19,6 +19,7 @@ from clnet_model.evaluate import QuerySet, as_asked
 from clnet_model.model import CLNet
 from clnet_model.preprocess import Pixels
 from clnet_model.train_step import forget_statistics
+from clnet_model.trunk import ViewNorm
 
 FEWEST = 32
 """Images of each view."""
@@ -35,7 +36,7 @@ def adapted(model: CLNet, canvases: Pixels, patches: Pixels, *, seed: int = 0) -
         BadPairs: fewer than FEWEST images of a view.
         BadConfig: a trunk of the library's, which keeps no statistics.
     """
-    if model.config.backbone.model_type not in ("residual", "lite0"):
+    if not any(isinstance(module, ViewNorm) for module in model.trunk.modules()):
         kind = model.config.backbone.model_type
         raise BadConfig(
             f"a {kind} trunk keeps no statistics of images; train it on images like yours instead"

@@ -8,15 +8,16 @@ last one does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from clnet_model.errors import BadConfig
-from clnet_model.trunk import Block, Side
+from clnet_model.trunk import Block, Side, Stage
 
 STEM = 32
 # (width, kernel, stride, expansion) of every block, the first eleven of EfficientNet-Lite0's sixteen
@@ -73,6 +74,12 @@ class FrozenConvolution(nn.Module):
             x, self.weight, self.bias, stride=self.stride, padding=before, groups=self.groups
         )
 
+    def take(self, weights: Mapping[str, Tensor], convolution: str, norm: str) -> None:
+        """Fold a published convolution and its normalisation."""
+        gain = weights[f"{norm}.weight"] * (weights[f"{norm}.running_var"] + 1e-3).rsqrt()
+        self.weight.copy_(weights[f"{convolution}.weight"] * gain[:, None, None, None])
+        self.bias.copy_(weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * gain)
+
 
 class FrozenBlock(nn.Module):
     """Inverted residual: expand, look around each channel on its own, project."""
@@ -92,6 +99,13 @@ class FrozenBlock(nn.Module):
         found: Tensor = self.project(wide, around=around)
         return found + x if self.keeps else found
 
+    def take(self, weights: Mapping[str, Tensor], name: str) -> None:
+        """Fold the published block of this name."""
+        if self.expand is not None:
+            self.expand.take(weights, f"{name}_expand_conv", f"{name}_bn0")
+        self.look.take(weights, f"{name}_depthwise_conv", f"{name}_bn1")
+        self.project.take(weights, f"{name}_project_conv", f"{name}_bn2")
+
 
 class LiteTrunk(nn.Module):
     """Images (B, 4, H, W) to the frozen map of stride 8 and a learned one of stride 16."""
@@ -103,19 +117,15 @@ class LiteTrunk(nn.Module):
         self.blocks = nn.ModuleList(
             [FrozenBlock(width_in, *block) for width_in, block in zip(before, BLOCKS, strict=True)]
         )
-        self.learned = nn.ModuleList(
-            [Block(width if k else WIDTH, width, 1 if k else 2) for k in range(depth)]
-        )
+        self.recompute = False  # of the learned stage's activations; the frozen part keeps none
+        self.learned = Stage([Block(width if k else WIDTH, width, 1 if k else 2) for k in range(depth)])
 
     def forward(self, images: Tensor, side: Side, *, around: bool) -> tuple[Tensor, Tensor]:
         """The mask, their fourth channel, is left to the heads: what it hides is 0, the mean of the rest."""
         rgb = images[:, :3]
         parts = torch.split(rgb, AT_ONCE) if rgb.device.type == "cpu" else [rgb]
         fine = torch.cat([self._frozen(part, around=around) for part in parts])
-        x = fine
-        for block in self.learned:
-            x = block(x, side, around)
-        return fine, x
+        return fine, self.learned(fine, side, around, recompute=self.recompute)
 
     @torch.no_grad()
     def _frozen(self, rgb: Tensor, *, around: bool) -> Tensor:
@@ -133,21 +143,11 @@ class LiteTrunk(nn.Module):
             BadConfig: they are not EfficientNet-Lite0's.
         """
         try:
-            self._fold(self.stem, weights, "_conv_stem", "_bn0")
-            for number, block in enumerate(self.blocks):
-                name = f"_blocks.{number}."
-                if block.expand is not None:
-                    self._fold(block.expand, weights, f"{name}_expand_conv", f"{name}_bn0")  # type: ignore[arg-type]
-                self._fold(block.look, weights, f"{name}_depthwise_conv", f"{name}_bn1")  # type: ignore[arg-type]
-                self._fold(block.project, weights, f"{name}_project_conv", f"{name}_bn2")  # type: ignore[arg-type]
+            self.stem.take(weights, "_conv_stem", "_bn0")
+            for number, block in enumerate(cast(Iterable[FrozenBlock], self.blocks)):
+                block.take(weights, f"_blocks.{number}.")
         except (KeyError, RuntimeError) as error:
             raise BadConfig(f"the weights are not those of EfficientNet-Lite0: {error}") from error
-
-    @staticmethod
-    def _fold(own: FrozenConvolution, weights: Mapping[str, Tensor], convolution: str, norm: str) -> None:
-        gain = weights[f"{norm}.weight"] * (weights[f"{norm}.running_var"] + 1e-3).rsqrt()
-        own.weight.copy_(weights[f"{convolution}.weight"] * gain[:, None, None, None])
-        own.bias.copy_(weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * gain)
 
 
 def magnified(images: Tensor, *, around: bool) -> Tensor:

@@ -209,10 +209,8 @@ class CLNet(nn.Module):
     def recompute_activations(self) -> None:
         """Trade time for memory in training: activations are computed again in the backward pass."""
         backbone = self.trunk.backbone
-        if isinstance(backbone, ResidualTrunk):
+        if isinstance(backbone, ResidualTrunk | LiteTrunk):
             backbone.recompute = True
-        elif isinstance(backbone, LiteTrunk):
-            pass  # its frozen part keeps none, and the rest is small
         else:
             backbone.gradient_checkpointing_enable()  # type: ignore[operator]
 

@@ -94,6 +94,20 @@ class Block(nn.Module):
         return torch.relu(kept + self.second_norm(convolved(self.second, x, around=around), side))
 
 
+class Stage(nn.ModuleList):
+    """Blocks one after another; `recompute`: their activations are computed again in the backward pass."""
+
+    def forward(self, x: Tensor, side: Side, around: bool, *, recompute: bool) -> Tensor:
+        """(B, C, H, W) as the first block takes it to what the last one gives."""
+        for block in self:
+            x = (
+                checkpoint(block, x, side, around, use_reentrant=False)
+                if recompute
+                else block(x, side, around)
+            )
+        return x
+
+
 class ResidualTrunk(nn.Module):
     """Stem of stride 4, then stages of which each but the first halves the resolution."""
 
@@ -112,8 +126,9 @@ class ResidualTrunk(nn.Module):
         before = widths[0]
         for number, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             strides = [2 if number > 0 else 1, *[1] * (depth - 1)]
-            blocks = [Block(before if k == 0 else width, width, stride) for k, stride in enumerate(strides)]
-            self.stages.append(nn.ModuleList(blocks))
+            self.stages.append(
+                Stage([Block(before if k == 0 else width, width, stride) for k, stride in enumerate(strides)])
+            )
             before = width
 
     def forward(self, images: Tensor, side: Side, *, around: bool) -> tuple[Tensor, Tensor]:
@@ -124,11 +139,7 @@ class ResidualTrunk(nn.Module):
             x = torch.relu(norm(convolved(convolution, x, around=around), side))  # type: ignore[arg-type]
         maps = []
         for stage in self.stages:
-            for block in stage:  # type: ignore[attr-defined]
-                if self.recompute:
-                    x = checkpoint(block, x, side, around, use_reentrant=False)
-                else:
-                    x = block(x, side, around)
+            x = stage(x, side, around, recompute=self.recompute)
             maps.append(x)
         return maps[-2], maps[-1]
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from clnet_model.model import CLNetConfig
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,6 +22,24 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning"
     )
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., CLNetConfig]:
+    """Settings of a network small enough to build and run in milliseconds, with these changes."""
+    from clnet_model.model import BackboneConfig, CLNetConfig  # noqa: PLC0415  # torch, 2 s: only where needed
+    from clnet_model.preprocess import CanvasSpec  # noqa: PLC0415
+
+    base = CLNetConfig(
+        backbone=BackboneConfig(hidden_sizes=(8, 16, 24), depths=(1, 1, 1)),
+        canvas=CanvasSpec(height_px=32, width_px=128),
+        patch_px=64,
+        token_dim=16,
+        latent_azimuths=16,
+        latent_ranges=2,
+        azimuth_channels=4,
+    )
+    return lambda **changes: replace(base, **changes)
 
 
 @pytest.fixture(scope="session")

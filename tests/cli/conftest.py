@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 from rasterio.transform import from_origin
 
 from clnet_model.checkpoint import save_checkpoint
-from clnet_model.model import BackboneConfig, CLNet, CLNetConfig
-from clnet_model.preprocess import CanvasSpec
+from clnet_model.model import CLNet, CLNetConfig
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., CLNetConfig]) -> Path:
+    """A tiny random network."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    torch.manual_seed(0)
+    save_checkpoint(folder, CLNet(tiny()), provenance={"seed": 0})
+    return folder
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def town(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """A folder with the checkpoint `tiny`, a `sheet.tif` of 200 m and a `large.tif` of 400 m."""
     root = tmp_path_factory.mktemp("town")
-    config = CLNetConfig(
-        backbone=BackboneConfig(hidden_sizes=(8, 16, 24), depths=(1, 1, 1)),
-        canvas=CanvasSpec(height_px=32, width_px=128),
-        patch_px=64,
-        token_dim=16,
-        latent_azimuths=16,
-        latent_ranges=2,
-        azimuth_channels=4,
-    )
-    save_checkpoint(root / "tiny", CLNet(config), provenance={"seed": 0})
+    shutil.copytree(checkpoint, root / "tiny")
     for name, cells in (("sheet.tif", 50), ("large.tif", 100)):
         coarse = np.random.default_rng(0).integers(1, 256, (3, cells, cells), np.uint8)
         with rasterio.open(

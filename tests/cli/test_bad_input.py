@@ -19,10 +19,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 from cli.main import main
-from clnet_model.checkpoint import save_checkpoint
 from clnet_model.encoder import load_encoder
-from clnet_model.model import BackboneConfig, CLNet, CLNetConfig
-from clnet_model.preprocess import CanvasSpec
 from spatial_index.records import GenerationSpec, PatchRecord
 from spatial_index.store import open_store
 from tiling.grid import GridSpec, patch_at
@@ -31,23 +28,6 @@ BRIG = LngLat(lng=7.988, lat=46.316)
 SIZE_PX = 64
 
 Fails = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random network."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    config = CLNetConfig(
-        backbone=BackboneConfig(hidden_sizes=(8, 16, 24), depths=(1, 1, 1)),
-        canvas=CanvasSpec(height_px=32, width_px=128),
-        patch_px=64,
-        token_dim=16,
-        latent_azimuths=16,
-        latent_ranges=2,
-        azimuth_channels=4,
-    )
-    save_checkpoint(folder, CLNet(config), provenance={"seed": 0})
-    return folder
 
 
 @pytest.fixture(scope="module")

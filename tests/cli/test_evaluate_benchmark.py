@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cli.benchmark_index import LIMIT, rank_among, recall_through_index
@@ -17,11 +16,8 @@ from cli.evaluate_benchmark import measure
 from cli.main import main
 from clnet_model.benchmarks import QueryKind, Split
 from clnet_model.benchmarks.base import own_pairs
-from clnet_model.checkpoint import save_checkpoint
 from clnet_model.encoder import load_encoder
 from clnet_model.errors import BadConfig
-from clnet_model.model import BackboneConfig, CLNet, CLNetConfig
-from clnet_model.preprocess import CanvasSpec
 from clnet_model.retrieval import retrieve
 from clnet_model.truth import Truth, Vectors
 from spatial_index.records import PatchHit, point_id
@@ -59,24 +55,6 @@ def unit(count: int, dim: int, *, seed: int) -> Vectors:
     vectors = np.random.default_rng(seed).standard_normal((count, dim), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random network."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    config = CLNetConfig(
-        backbone=BackboneConfig(hidden_sizes=(8, 16, 24), depths=(1, 1, 1)),
-        canvas=CanvasSpec(height_px=32, width_px=128),
-        patch_px=64,
-        token_dim=16,
-        latent_azimuths=16,
-        latent_ranges=2,
-        azimuth_channels=4,
-    )
-    torch.manual_seed(0)
-    save_checkpoint(folder, CLNet(config), provenance={"seed": 0})
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ the street."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +12,10 @@ from numpy.typing import NDArray
 
 from clnet_model.checkpoint import save_checkpoint
 from clnet_model.data import GeoPairs
-from clnet_model.model import BackboneConfig, CLNet, CLNetConfig
+from clnet_model.model import CLNet, CLNetConfig
 from clnet_model.preprocess import CanvasSpec
 
 GSD_M = 70.0 / 128
-
-
-def tiny_config(**changes: object) -> CLNetConfig:
-    """A network small enough to build and run in milliseconds."""
-    base = CLNetConfig(
-        backbone=BackboneConfig(hidden_sizes=(8, 16, 24), depths=(1, 1, 1)),
-        canvas=CanvasSpec(height_px=32, width_px=128),
-        patch_px=64,
-        token_dim=16,
-        latent_azimuths=16,
-        latent_ranges=2,
-        azimuth_channels=4,
-    )
-    return replace(base, **changes)  # type: ignore[arg-type]
 
 
 def render_toy(
@@ -129,14 +114,9 @@ def toy_city() -> Callable[..., GeoPairs]:
     return render_toy
 
 
-@pytest.fixture(scope="session")
-def tiny() -> Callable[..., CLNetConfig]:
-    return tiny_config
-
-
 @pytest.fixture
-def tiny_checkpoint(tmp_path: Path) -> Path:
+def tiny_checkpoint(tmp_path: Path, tiny: Callable[..., CLNetConfig]) -> Path:
     """A random tiny checkpoint on disk."""
     folder = tmp_path / "tiny"
-    save_checkpoint(folder, CLNet(tiny_config()), provenance={"seed": 0})
+    save_checkpoint(folder, CLNet(tiny()), provenance={"seed": 0})
     return folder

