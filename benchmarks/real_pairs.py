@@ -49,11 +49,12 @@ Vectors = NDArray[np.float32]
 def main() -> None:
     args = parsed()
     drone, satellite = images_of(args.pairs)
+    unrolled = drone_pairs(args.pairs).canvases
     encoder = load_encoder(args.checkpoint)
     gallery = encoder.embed_aerial(satellite)
     branches = {
         "aerial branch": encoder.embed_aerial(drone),
-        "street branch": encoder.embed_ground(drone_pairs(args.pairs).canvases),
+        "street branch": encoder.embed_ground(unrolled),
     }
     frozen = (frozen_features(drone), frozen_features(satellite))
     rows = [row_of(f"{args.checkpoint.name}, {branch}", found, gallery) for branch, found in branches.items()]
@@ -65,7 +66,6 @@ def main() -> None:
     }.items():
         rows.append(row_of(f"{name}, standardised", *map(standard, both)))
     shown, asked = np.split(np.random.default_rng(0).permutation(len(drone)), [SHOWN])
-    unrolled = drone_pairs(args.pairs).canvases
     taken = TorchEncoder(adapted(encoder.model, unrolled[shown], satellite[shown]), digest="adapted")
     for name_, network in (("", encoder), (f", adapted to {SHOWN} others", taken)):
         vectors = network.embed_ground(unrolled[asked]), network.embed_aerial(satellite[asked])
