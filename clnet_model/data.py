@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,19 @@ class GeoPairs:
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
         mark_complete(folder, city=self.city, margin_px=self.margin_px, gsd_m=self.gsd_m)
+
+
+def some_of(pairs: Sequence[GeoPairs], count: int) -> tuple[Pixels, Pixels]:
+    """About `count` street canvases (N, H, W, 4) and as many patches (M, S, S, 3), evenly from all cities."""
+    each = -(-count // len(pairs))
+
+    def rows(images: Pixels) -> NDArray[np.intp]:
+        return np.linspace(0, len(images) - 1, min(each, len(images))).astype(int)
+
+    return (
+        np.concatenate([city.canvases[rows(city.canvases)] for city in pairs]),
+        np.concatenate([city.centre_patches(rows(city.patches)) for city in pairs]),
+    )
 
 
 def mark_complete(folder: Path, *, city: str, margin_px: int, gsd_m: float, **also: str) -> None:

@@ -11,14 +11,17 @@ image, or by the constants that a view's training left.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoBackbone, AutoConfig, ConvNextConfig, ConvNextV2Config
 
+from clnet_model.data import GeoPairs, some_of
 from clnet_model.errors import BadConfig
 from clnet_model.lite import LiteTrunk, photograph_weights
 from clnet_model.modules import (
@@ -34,6 +37,7 @@ from clnet_model.preprocess import CanvasSpec
 from clnet_model.trunk import ResidualTrunk, Side, ViewNorm
 
 PHOTOGRAPHS = "efficientnet-lite0"
+SLIMMED_FOR = 96  # images of each view
 SWITCHES = {"ncm": "use_ncm", "nec": "use_nec", "gfr": "use_gfr", "polar": "polar"}
 
 
@@ -224,23 +228,26 @@ class CLNet(nn.Module):
 
     def view_ground(self, canvases: Tensor) -> View:
         """Everything about street canvases (B, 4, H, W)."""
-        mask = canvases[:, 3:].float() / 255.0
-        tokens = self._tokens(standardise(canvases[:, :3].float(), mask), Side.GROUND)
-        seen = functional.avg_pool2d(mask, self.config.backbone.fine_stride_px).flatten(1)  # (B, N)
-        return self._finish(Side.GROUND, *self.ground(tokens, seen))
+        seen = self.seen_from_ground(canvases)
+        mask = functional.avg_pool2d(seen[:, 3:], self.config.backbone.fine_stride_px).flatten(1)  # (B, N)
+        return self._finish(Side.GROUND, *self.ground(self._tokens(seen, Side.GROUND), mask))
 
     def view_aerial(self, patches: Tensor) -> View:
         """Everything about aerial patches (B, 3, S, S)."""
-        rgb = patches.float()
-        if not self.config.polar:
-            plan = standardise(rgb, torch.ones_like(rgb[:, :1]))
-            return self._finish(
-                Side.AERIAL, *self.aerial(self._tokens(plan, Side.AERIAL, around=False), None)
-            )
-        grid = self.polar_grid.to(rgb.dtype).expand(len(rgb), -1, -1, -1)
-        rgb = functional.grid_sample(rgb, grid, align_corners=False, padding_mode="border")
-        tokens = self._tokens(standardise(rgb, torch.ones_like(rgb[:, :1])), Side.AERIAL)
+        tokens = self._tokens(self.seen_from_above(patches), Side.AERIAL, around=self.config.polar)
         return self._finish(Side.AERIAL, *self.aerial(tokens, None))
+
+    def seen_from_ground(self, canvases: Tensor) -> Tensor:
+        """Street canvases (B, 4, H, W) as the trunk takes them."""
+        return standardise(canvases[:, :3].float(), canvases[:, 3:].float() / 255.0)
+
+    def seen_from_above(self, patches: Tensor) -> Tensor:
+        """Aerial patches (B, 3, S, S) as the trunk takes them: (B, 4, H, W), unrolled where it is `polar`."""
+        rgb = patches.float()
+        if self.config.polar:
+            grid = self.polar_grid.to(rgb.dtype).expand(len(rgb), -1, -1, -1)
+            rgb = functional.grid_sample(rgb, grid, align_corners=False, padding_mode="border")
+        return standardise(rgb, torch.ones_like(rgb[:, :1]))
 
     def _tokens(self, images: Tensor, side: Side, *, around: bool = True) -> Tensor:
         """Tokens (B, N, C) of images (B, 4, H, W)."""
@@ -392,14 +399,23 @@ def pretrained_backbone(name: str) -> BackboneConfig:
     )
 
 
-def load_pretrained_trunk(model: CLNet, name: str) -> None:
-    """Copy pretrained weights into the trunk; a hub stem's fourth channel (the mask) starts at zero.
+def load_pretrained_trunk(model: CLNet, name: str, pairs: Sequence[GeoPairs]) -> None:
+    """Copy pretrained weights into the trunk; a hub stem's fourth channel (the mask) starts at zero, and
+    EfficientNet-Lite0 is slimmed for images like those of these cities.
 
     Raises:
-        BadConfig: the package with EfficientNet-Lite0's weights is not installed.
+        BadConfig: the package with EfficientNet-Lite0's weights is not installed, or no city is given.
     """
     if isinstance(model.trunk.backbone, LiteTrunk):
-        model.trunk.backbone.load_photographs(photograph_weights())
+        weights = photograph_weights()
+        if not pairs:
+            raise BadConfig(f"{name} is slimmed for the images it will see: give cities to train on")
+        canvases, patches = (
+            torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+            for images in some_of(pairs, SLIMMED_FOR)
+        )
+        seen = (model.seen_from_ground(canvases), model.seen_from_above(patches))
+        model.trunk.backbone.load_photographs(weights, seen)
         return
     weights = AutoBackbone.from_pretrained(name).state_dict()  # type: ignore[no-untyped-call]
     own = model.trunk.backbone.state_dict()

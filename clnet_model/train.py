@@ -223,7 +223,7 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     canvas, patch_px = config.model.canvas, config.model.patch_px
     with torch_threads(config.threads):
-        state = start(config, world)
+        state = start(config, world, pairs)
         run = Run(
             pairs=pairs,
             validation=validation,

