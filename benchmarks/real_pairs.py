@@ -1,4 +1,4 @@
-"""Real pairs that the shipped checkpoint has never seen: does what it learned in simulated cities carry over?
+"""Real pairs that a shipped checkpoint has never seen: does what it learned in simulated cities carry over?
 
     pip install --group bench
     python benchmarks/real_pairs.py ../shared/data/u1652_montage
@@ -39,7 +39,7 @@ from clnet_model.evaluate import rank_of_true
 from clnet_model.intervals import share_interval
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECKPOINT = ROOT / "clnet_model/checkpoints/clnet-sim-s"
+CHECKPOINT = ROOT / "clnet_model/checkpoints/clnet-photo-s"
 SIDE_PX = 128
 SHOWN = 128  # pairs that the network is adapted to, without being told which belong together
 Pixels = NDArray[np.uint8]

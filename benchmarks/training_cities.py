@@ -1,4 +1,4 @@
-"""Simulates the cities that the shipped checkpoint is trained and validated on.
+"""Simulates the cities that the shipped checkpoints are trained and validated on.
 
     python benchmarks/training_cities.py --out data --train 24 --val 2
 

@@ -45,8 +45,8 @@ CheckpointOption = Annotated[
     Path | None,
     typer.Option(
         "--checkpoint",
-        help="Folder of a CLNet checkpoint, or the name of a shipped one (clnet-sim-s, the default; "
-        "clnet-photo-s, which finds more panoramas and embeds in three times the time).",
+        help="Folder of a CLNet checkpoint, or the name of a shipped one (clnet-photo-s, the default; "
+        "clnet-sim-s, which finds less and embeds faster).",
         show_default=False,
         parser=checkpoint_folder,
         metavar="DIR",

@@ -27,7 +27,7 @@ from clnet_model.model import BackboneConfig, CLNet, CLNetConfig
 from clnet_model.preprocess import CanvasSpec
 
 FORMAT = 3
-SHIPPED = Path(__file__).parent / "checkpoints" / "clnet-sim-s"
+SHIPPED = Path(__file__).parent / "checkpoints" / "clnet-photo-s"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

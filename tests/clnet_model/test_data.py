@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clnet_model.data import GeoPairs, load_pairs, nearest_rows
+from clnet_model.data import GeoPairs, load_pairs, nearest_rows, some_of
 from clnet_model.errors import BadPairs
 from clnet_model.sampling import NeighbourhoodSampler, SamplerConfig
 
@@ -46,6 +46,15 @@ def test_arrays_that_do_not_fit_are_refused(city: GeoPairs) -> None:
 def test_centre_patches_drop_the_margin(city: GeoPairs) -> None:
     assert city.centre_patches().shape[1:3] == (64, 64)
     assert np.array_equal(city.centre_patches()[3], city.patches[3, 8:-8, 8:-8])
+
+
+def test_some_images_come_evenly_from_all_cities(city: GeoPairs) -> None:
+    few = city.subset(np.arange(3))
+    canvases, patches = some_of([city, few], 10)
+    assert canvases.shape == (5 + 3, *city.canvases.shape[1:])  # the smaller city has no more
+    assert patches.shape == (10, city.patch_px, city.patch_px, 3)
+    assert np.array_equal(canvases[[0, 4]], city.canvases[[0, -1]])
+    assert np.array_equal(canvases[5:], few.canvases)
 
 
 def test_nearest_rows_agree_with_sorting() -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from clnet_model import lite
 from clnet_model.adapt import adapted
 from clnet_model.checkpoint import load_checkpoint, save_checkpoint
+from clnet_model.data import GeoPairs
 from clnet_model.encoder import TorchEncoder
 from clnet_model.errors import BadConfig
 from clnet_model.lite import (
@@ -28,6 +29,8 @@ from clnet_model.lite import (
     photograph_weights,
 )
 from clnet_model.model import CLNet, CLNetConfig, load_pretrained_trunk, pretrained_backbone
+from clnet_model.train_config import TrainConfig
+from clnet_model.train_step import start
 from clnet_model.trunk import Side
 from clnet_model.turning import turned
 
@@ -211,6 +214,20 @@ def test_a_checkpoint_carries_it(network: CLNet, tmp_path: Path) -> None:
     assert loaded.config == model.config
     kept = frozen_of(loaded)
     assert all(torch.equal(value, kept[name]) for name, value in frozen_of(model).items())
+
+
+def test_a_run_slims_it_for_its_own_cities(
+    tiny: Callable[..., CLNetConfig], toy_city: Callable[..., GeoPairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clnet_model.model.photograph_weights", weights_of)
+    config = TrainConfig(model=tiny(backbone=pretrained_backbone(NAME)), pretrained=NAME)
+    with pytest.raises(BadConfig, match="give cities"):
+        start(config)
+    canvas = config.model.canvas
+    city = toy_city(seed=3, size_m=200, streets=48, patch_px=64, margin_px=8, canvas=canvas)
+    once, again = (frozen_of(start(config, pairs=[city]).model) for _ in range(2))
+    assert all(value.abs().sum() > 0 for value in once.values())
+    assert all(torch.equal(value, again[name]) for name, value in once.items())
 
 
 def test_weights_of_another_network_are_refused() -> None:
