@@ -5,8 +5,8 @@
 
 Closed loop: so many clients ask one after the other. Open loop: requests come by chance at 70 % of the
 throughput that 32 clients reached. The encoder is the shipped one, or a stub that costs nothing, so that what
-the service adds stands alone. Beside: a plain grpc.aio server around the same core in one process, and the
-bare encoder in a loop.
+the service adds stands alone. Beside: a plain grpc.aio server around the same core in one process,
+which is not the clients', and the bare encoder in a loop.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -249,40 +248,36 @@ class PlainServicer(LocalizationServiceServicer):
         return response_from(locate(image, query, encoder=self._encoder, index=self._index))
 
 
-@contextmanager
-def plain_server(encoder: object, index: object) -> Iterator[str]:
-    """A grpc.aio server on a loop of its own."""
-    loop, port = asyncio.new_event_loop(), free_port()
-
-    async def start() -> grpc.aio.Server:
+async def serve_plain(encoder: str, store: Path, port: int) -> None:
+    """Until this process is ended."""
+    core = load_encoder(None) if encoder == "real" else StubEncoder()
+    with open_store(directory=store) as index:
         server = grpc.aio.server()
-        add_LocalizationServiceServicer_to_server(PlainServicer(encoder, index), server)
+        add_LocalizationServiceServicer_to_server(PlainServicer(core, index), server)
         server.add_insecure_port(f"127.0.0.1:{port}")
         await server.start()
-        return server
-
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    server = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(30)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+        await server.wait_for_termination()
 
 
-def own_memory_mb() -> float:
-    """Resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def memory_mb(pid: int | str) -> float:
+    """Resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return round(pages * os.sysconf("SC_PAGESIZE") / 2**20, 1)
 
 
 def measure_plain(encoder: str, store: Path, seconds: float) -> list[dict]:
-    """All rows of the plain server; runs in a process of its own."""
-    core = load_encoder(None) if encoder == "real" else StubEncoder()
-    with open_store(directory=store) as index, plain_server(core, index) as target:
-        return rows_of(target, {"server": "grpc.aio", "encoder": encoder}, seconds, own_memory_mb)
+    """All rows of the plain server, which has a process of its own, as the service's parts have."""
+    port = free_port()
+    part = ["--part", f"plain/{encoder}", "--store", str(store), "--port", str(port)]
+    process = subprocess.Popen([sys.executable, __file__, *part])
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            grpc.channel_ready_future(channel).result(60)
+        about = {"server": "grpc.aio", "encoder": encoder}
+        return rows_of(f"127.0.0.1:{port}", about, seconds, partial(memory_mb, process.pid))
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def measure_bare(seconds: float) -> list[dict]:
@@ -300,7 +295,7 @@ def measure_bare(seconds: float) -> list[dict]:
         found = summary(taken_s, 0, time.perf_counter() - began_s)
         found["answers_per_s"] = round(found["answers_per_s"] * batch, 2)
         rows.append({"server": "bare encoder", "encoder": "real", "loop": f"batch {batch}", "clients": None,
-                     **found, "rss_mb": own_memory_mb()})  # fmt: skip
+                     **found, "rss_mb": memory_mb("self")})  # fmt: skip
     return rows
 
 
@@ -312,6 +307,9 @@ def part(args: argparse.Namespace) -> list[dict]:
             return measure_service(server, encoder, args.store, args.seconds, args.minutes)
         case "grpc.aio":
             return measure_plain(encoder, args.store, args.seconds)
+        case "plain":
+            asyncio.run(serve_plain(encoder, args.store, args.port))
+            return []
         case "bare":
             return measure_bare(args.seconds)
         case _:
@@ -339,6 +337,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0, help="of the memory run; 0: none")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
         args.out.write_text(json.dumps(part(args)))
