@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ablation_features import (
     DRONE_QUARTERS,
     DRONE_SHARES,
@@ -37,6 +38,7 @@ from clnet_model.adapt import adapted
 from clnet_model.encoder import TorchEncoder, load_encoder
 from clnet_model.evaluate import rank_of_true
 from clnet_model.intervals import share_interval
+from clnet_model.trunk import Side
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "clnet_model/checkpoints/clnet-photo-s"
@@ -63,6 +65,10 @@ def main() -> None:
         f"{args.checkpoint.name}, street branch": (branches["street branch"], gallery),
         "frozen features, mean": tuple(features.mean(axis=(2, 3)) for features in frozen),
         "frozen features, where they lie": frozen,
+        f"{args.checkpoint.name}, trunk's finer map": (
+            trunk_map(encoder, drone),
+            trunk_map(encoder, satellite),
+        ),
     }.items():
         rows.append(row_of(f"{name}, standardised", *map(standard, both)))
     shown, asked = np.split(np.random.default_rng(0).permutation(len(drone)), [SHOWN])
@@ -105,6 +111,18 @@ def frozen_features(images: Pixels) -> Vectors:
     """Unrolled features (N, C, rows, columns)."""
     parts = [aerial_features(planes(images[rows])) for rows in blocks(len(images))]
     return np.concatenate(parts).astype(np.float32)
+
+
+def trunk_map(encoder: TorchEncoder, images: Pixels) -> Vectors:
+    """The finer map of the network's trunk, before any head: (N, C, rows, columns). Of a trunk that has seen
+    photographs it is the last that is frozen."""
+    parts = []
+    with torch.inference_mode():
+        for rows in blocks(len(images)):
+            planes_ = torch.from_numpy(np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2)))
+            seen = encoder.model.seen_from_above(planes_)
+            parts.append(encoder.model.trunk.backbone(seen, Side.AERIAL, around=True)[0].float().numpy())
+    return np.concatenate(parts)
 
 
 def standard(features: Vectors) -> Vectors:

@@ -1,4 +1,4 @@
-"""The default trunk: a small residual network whose normalisation statistics belong to the view.
+"""The small trunk: a residual network whose normalisation statistics belong to the view.
 
 From scratch and on little compute it learns in a third of the time of a ConvNeXt of the same size: batch
 normalisation takes the common mean out of the features, which otherwise keeps a contrastive loss on a plateau
