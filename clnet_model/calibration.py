@@ -14,6 +14,7 @@ from clnet_model.errors import BadConfig
 
 Similarities = NDArray[np.float32]
 
+STRANGER_COSTS = 3.0
 RAYLEIGH_68 = 1.5096  # √(-2 ln 0.32): where 68 % of a round Gaussian lie, in deviations per axis
 
 
@@ -23,7 +24,7 @@ class ViewCalibration:
 
     `temperature`: softmax(similarity / temperature) over a city's patches is the likeliest posterior of
     the true patch.
-    `min_similarity`: best similarities below it come more likely from outside the gallery than from inside.
+    `min_similarity`: a best similarity below it does not tell inside the gallery from outside.
     `position_r68_m`, `position_r95_m`: radii that held the interpolated position where the right place was
     found. Two of them, because the errors have a longer tail than a Gaussian.
     `heading_r68_deg`, `heading_r95_deg`: the same of a heading that was searched for.
@@ -108,11 +109,12 @@ def fit_temperature(similarity: Similarities, true_patch: NDArray[np.intp]) -> f
 
 
 def fit_threshold(inside: Similarities, outside: Similarities) -> float:
-    """The best-similarity threshold with the fewest errors of both kinds, each kind weighted by its share."""
+    """The best-similarity threshold with the least harm: a stranger let in costs STRANGER_COSTS times as much
+    as a place not recognised, because a wrong answer that looks right is worse than none."""
     levels = np.unique(np.concatenate([inside, outside]))
     missed = np.searchsorted(np.sort(inside), levels, side="left") / len(inside)
     accepted = 1.0 - np.searchsorted(np.sort(outside), levels, side="left") / len(outside)
-    return float(levels[np.argmin(missed + accepted)])
+    return float(levels[np.argmin(missed + STRANGER_COSTS * accepted)])
 
 
 def error_quantiles(r68: float, r95: float, shares: NDArray[np.float64]) -> NDArray[np.float64]:

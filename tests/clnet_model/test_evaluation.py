@@ -124,6 +124,14 @@ def test_threshold_separates() -> None:
     assert 0.4 < fit_threshold(inside, outside) <= 0.7
 
 
+def test_a_stranger_let_in_weighs_more_than_a_place_not_recognised() -> None:
+    inside = np.linspace(0.4, 1.0, 601).astype(np.float32)
+    outside = np.linspace(0.0, 0.6, 601).astype(np.float32)
+    assert fit_threshold(inside, outside) == pytest.approx(0.6, abs=0.01)
+    rare = np.linspace(0.9, 1.0, 2).astype(np.float32)  # two in five hundred are as sure as any
+    assert fit_threshold(inside, np.concatenate([outside, rare])) < 0.61
+
+
 def test_calibration_has_all_searches_and_picks_the_nearest(city: GeoPairs) -> None:
     fitted = calibrate(MapEncoder(city), city)
     assert fitted.fitted
