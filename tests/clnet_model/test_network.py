@@ -94,6 +94,7 @@ def test_turned_vectors_are_those_of_rolled_canvases(tiny: Tiny) -> None:
 @pytest.mark.parametrize("name", ["clnet-sim-s", "clnet-photo-s"])
 def test_shipped_networks_have_no_edge_that_tells_where_south_is(name: str) -> None:
     encoder = load_encoder(SHIPPED.parent / name, device="cpu")
+    encoder.precision = "fp32"
     spec = encoder.canvas
     pixels = np.random.default_rng(0).integers(0, 256, (2, spec.height_px, spec.width_px, 4), np.uint8)
     pixels[..., 3] = 255

@@ -1,4 +1,4 @@
-"""The real service with API keys, one for all of this folder, and what it writes."""
+"""The real service with API keys, one for each file of this folder, and what it writes."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def api_key(name: str, *scopes: Scope, requests_per_minute: float | None = None)
     )
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def watched(ray_session, small_world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("manners")
     small_world.build(folder / "store", ("g1", "g2"), unfinished=("g3",))
@@ -112,18 +112,18 @@ def watched(ray_session, small_world, tmp_path_factory):
         yield Watched(service, channel, folder / "audit.jsonl", folder / "spans.jsonl")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def channel(watched):
     return watched.channel
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def caller(watched):
     """By name: who calls."""
     return watched.caller
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def client(watched):
     """By name of the key, None for none: our own client, which tries once."""
     opened = []
