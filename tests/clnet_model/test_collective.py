@@ -86,6 +86,7 @@ def work(rank: int, size: int, folder: str) -> None:
     found["agreed"] = (world.agreed(10.0 + rank), world.total(1.0 + rank))
     if world.first:
         torch.save(found, Path(folder) / "found.pt")
+    distributed.barrier()  # nobody leaves while another still talks
     distributed.destroy_process_group()
 
 
